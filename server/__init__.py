@@ -1,0 +1,1 @@
+"""The coordinator: rounds, admission, checkpoints, tracking, reports."""
