@@ -1,0 +1,1 @@
+"""The site: what runs inside a hospital."""

@@ -1,0 +1,86 @@
+"""The site as a Flower ClientApp: unpack, call, pack.
+
+What goes wrong is answered, not raised: our own errors with their text (they carry no
+identifier), anything else by its class name alone, since a stranger's message may quote data;
+the site's log has the rest.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client import memory
+from client.evaluation import evaluate as score
+from client.evaluation import subsets_of
+from client.settings import Settings, from_node_config
+from client.site import Site, open_site
+from client.training import train
+from protocol.errors import ConsiliumError
+from protocol.messages import Reply, Task, pack_reply, unpack_task
+
+log = logging.getLogger("consilium.site")
+
+Answer = Callable[[Site, Task], Reply]
+
+
+def describe(site: Site, task: Task) -> Reply:
+    """Tell the coordinator what it may plan on: counts, no patient."""
+    usable: set[str] = set()
+    for split in ("train", "validation", "test"):
+        usable |= site.cohort.counts(split).keys()
+    facts = {"summary": site.cohort.summary(), "owned": site.owned, "usable": sorted(usable)}
+    return Reply(site.settings.site, task.kind, task.run, task.round, facts=facts)
+
+
+def evaluate(site: Site, task: Task) -> Reply:
+    """Score the given parameters (or the site's own personal model) on a split."""
+    kept = memory.recall(site.folder(task.run), task.round + 1)
+    site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
+    subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
+    scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets)
+    plain = {s: {name: asdict(tally) for name, tally in values.items()} for s, values in scores.items()}
+    return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
+
+
+ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": evaluate}
+
+
+def answer(message: Message, settings: Settings) -> Message:
+    """Do what the message asks and return the reply."""
+    task = unpack_task(message)
+    try:
+        reply = ANSWERS[task.kind](open_site(settings, task.recipe), task)
+    except ConsiliumError as error:
+        reply = _failed(task, settings, type(error).__name__, str(error))
+    except Exception as error:
+        log.exception("%s of round %d failed", task.kind, task.round)
+        reply = _failed(task, settings, type(error).__name__, "the site's own log says more")
+    return Message(pack_reply(reply), reply_to=message)
+
+
+def build_app(settings_of: Callable[[Context], Settings]) -> ClientApp:
+    """Return a ClientApp whose sites find their settings by `settings_of`."""
+    app = ClientApp()
+
+    def handle(message: Message, context: Context) -> Message:
+        return answer(message, settings_of(context))
+
+    for register in (app.train, app.evaluate, app.query):
+        register()(handle)
+    return app
+
+
+def _failed(task: Task, settings: Settings, kind: str, text: str) -> Reply:
+    return Reply(settings.site, task.kind, task.run, task.round, error=(kind, text))
+
+
+def _settings(context: Context) -> Settings:
+    config: dict[str, Any] = dict(context.node_config)
+    return from_node_config(config)
+
+
+app = build_app(_settings)

@@ -1,0 +1,58 @@
+"""Facts of one site's machine; never sent anywhere.
+
+Flower hands them to the client application as `node_config` (scalars only):
+
+    site        the site's name in the federation
+    data        folder of its data
+    partitions  comma-separated parts of that folder that are this site's; empty: all of it
+                (a simulation splits one folder into several sites)
+    state       folder for what must survive a round: memory, ledger
+    device      cpu, cuda, cuda:1, ...
+    threads     CPU threads for torch; 0 leaves torch's own choice
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One site's machine, see the module."""
+
+    site: str
+    data: Path
+    state: Path
+    partitions: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int = 0
+
+
+def to_node_config(settings: Settings) -> dict[str, str | int]:
+    """Write settings as Flower's scalars."""
+    return {
+        "site": settings.site,
+        "data": str(settings.data),
+        "state": str(settings.state),
+        "partitions": ",".join(settings.partitions),
+        "device": settings.device,
+        "threads": settings.threads,
+    }
+
+
+def from_node_config(config: Mapping[str, object]) -> Settings:
+    """Read Flower's scalars; `SettingsError` names the one that is missing."""
+    missing = [key for key in ("site", "data", "state") if not config.get(key)]
+    if missing:
+        msg = f"node config lacks {missing}: start the SuperNode with --node-config 'site=... data=... state=...'"
+        raise SettingsError(msg)
+    return Settings(
+        site=str(config["site"]),
+        data=Path(str(config["data"])),
+        state=Path(str(config["state"])),
+        partitions=tuple(part for part in str(config.get("partitions", "")).split(",") if part),
+        device=str(config.get("device", "cpu")),
+        threads=int(str(config.get("threads", 0))),
+    )

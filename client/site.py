@@ -1,0 +1,70 @@
+"""A site ready to work: its cohort in memory, its model built, its part of the strategy.
+
+Opening is expensive, so what a process has opened it keeps. Several sites in one process
+(a simulation) share one model: each task loads all of it before use.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from client.settings import Settings
+from imaging.cohort import Cohort, concatenate
+from imaging.sources import read_cohort
+from models.catalogue import build_model, build_objectives
+from models.flat import Flat
+from models.objectives import Objective
+from protocol.recipe import Recipe, build, parse_cached
+from strategies.base import Local
+from strategies.catalogue import STRATEGIES
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything that a task needs at a site."""
+
+    settings: Settings
+    recipe: Recipe
+    cohort: Cohort
+    flat: Flat
+    objectives: Mapping[str, Objective]
+    local: Local
+    rows: Tensor
+    """Training rows of the cohort, (N,)."""
+    owned: Mapping[str, int]
+    """Group -> training cases that use it."""
+
+    def folder(self, run: str) -> Path:
+        """Return the folder for what this site keeps of `run`."""
+        return self.settings.state / run
+
+
+@lru_cache(maxsize=4096)
+def open_site(settings: Settings, recipe_text: str) -> Site:
+    """Read the cohort and build the model; kept for the life of the process."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    recipe = parse_cached(recipe_text)
+    flat, objectives, local = _shared(recipe_text, settings.device)
+    cohort = _cohort(settings, recipe)
+    return Site(
+        settings, recipe, cohort, flat, objectives, local, cohort.rows("train"), cohort.counts("train")
+    )
+
+
+@lru_cache(maxsize=4)
+def _shared(recipe_text: str, device: str) -> tuple[Flat, Mapping[str, Objective], Local]:
+    recipe = parse_cached(recipe_text)
+    local = build(STRATEGIES, recipe.strategy, "strategy").local
+    return Flat(build_model(recipe).to(device), local.private), build_objectives(recipe), local
+
+
+def _cohort(settings: Settings, recipe: Recipe) -> Cohort:
+    if not settings.partitions:
+        return read_cohort(settings.data, recipe, None)
+    parts = [read_cohort(settings.data, recipe, part) for part in settings.partitions]
+    return parts[0] if len(parts) == 1 else concatenate(settings.site, parts)

@@ -1,0 +1,202 @@
+"""One round at a site, top to bottom.
+
+    spend      reserve this round's privacy events in the ledger, or refuse
+    load       the global parameters, and what the site remembers
+    walk       for each step: gradient -> the strategy's correction -> optimiser
+    subtract   update = local - global, in place
+    release    the last look, then the ledger's commit
+
+A gradient comes from one of two sources with one shape: `plain` (the batch's mean loss) or
+`private` (per-patient clipped, summed, noised). The rest of the loop cannot tell.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from client import memory
+from client.egress import release
+from client.sampling import poisson, seeded, shuffled
+from client.site import Site
+from client.spending import Spending, commit, reserve, spent
+from models.masking import modality_dropout
+from models.objectives import case_losses, total_loss
+from privacy.dpsgd import PrivateGradient
+from privacy.noise import SecureGenerator
+from protocol.batch import Batch
+from protocol.errors import DataError
+from protocol.groups import PRIVATE
+from protocol.messages import Reply, Task
+from protocol.recipe import Recipe
+from protocol.update import Update, Vectors
+
+Losses = Iterator[Tensor]
+"""One item a step; when it is yielded, the step's gradient stands in `flat.grads`."""
+
+
+def train(site: Site, task: Task) -> Reply:
+    """Train one round on `task.vectors` and answer with the update."""
+    started = time.perf_counter()
+    if not len(site.rows):
+        msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
+        raise DataError(msg)
+    spending = reserve(site, task)
+    kept = memory.recall(site.folder(task.run), task.round)
+    if site.local.personal is not None:
+        kept["personal"] = _personal(site, task, kept)
+    update, kept, loss = _global(site, task, kept, spending)
+    memory.remember(site.folder(task.run), task.round, kept)
+    update = release(update, site.owned)
+    facts = {"loss": loss, "seconds": time.perf_counter() - started}
+    if spending is not None:
+        commit(site, task, spending)
+        facts |= spent(site, spending)
+    return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _global(
+    site: Site, task: Task, kept: dict[str, Vectors], spending: Spending | None
+) -> tuple[Update, dict[str, Vectors], float]:
+    flat, local = site.flat, site.local
+    start = task.vectors | flat.initial | kept.get(PRIVATE, {})
+    flat.load(start)
+    source = plain(site, task.round) if spending is None else private(site, spending)
+
+    def correct(group: str, grad: Tensor, here: Tensor) -> None:
+        if local.correct is not None and group != PRIVATE:
+            local.correct(group, grad, here, start[group], task.received, kept)
+
+    steps, loss = walk(site, trained(site), source, correct)
+    here = {group: flat.vectors[group] for group in task.vectors}
+    extras: dict[str, Vectors] = {}
+    if local.finish is not None:
+        extras, learned = local.finish(
+            task.vectors, here, task.received, kept, steps, site.recipe.training.rate
+        )
+        kept = kept | learned
+    if PRIVATE in flat.vectors:
+        kept = kept | {PRIVATE: {PRIVATE: flat.vectors[PRIVATE].clone()}}
+    # In place: the model's own memory becomes the update, and the next task overwrites it.
+    deltas = {group: vector.sub_(task.vectors[group]) for group, vector in here.items()}
+    counts = {group: site.owned[group] for group in deltas}
+    return Update(deltas, counts, steps, extras), kept, loss
+
+
+def _personal(site: Site, task: Task, kept: dict[str, Vectors]) -> Vectors:
+    pull = site.local.personal or 0.0
+    site.flat.load(kept.get("personal", task.vectors))
+
+    def correct(group: str, grad: Tensor, here: Tensor) -> None:
+        grad.add_(here - task.vectors[group], alpha=pull)
+
+    walk(site, list(task.vectors), plain(site, task.round), correct)
+    return {group: site.flat.vectors[group].clone() for group in task.vectors}
+
+
+def walk(
+    site: Site, groups: list[str], losses: Losses, correct: Callable[[str, Tensor, Tensor], None]
+) -> tuple[float, float]:
+    """Take every step of `losses`; return (steps, mean loss)."""
+    flat = site.flat
+    flat.train_only(groups)
+    flat.model.train()
+    optimiser = optimiser_for(site.recipe, groups, flat.vectors, flat.grads)
+    total, steps = torch.zeros(()), 0
+    for loss in losses:
+        for group in groups:
+            correct(group, flat.grads[group], flat.vectors[group])
+        optimiser.step()
+        total, steps = total + loss, steps + 1
+    return float(steps), float(total) / max(steps, 1)
+
+
+def plain(site: Site, number: int) -> Losses:
+    """Leave the gradient of the mean loss of each shuffled batch of round `number`."""
+    recipe, flat, seed = site.recipe, site.flat, (site.recipe.seed, site.settings.site)
+    changes = seeded(*seed, "changes", number)
+    for rows in shuffled(site.rows, recipe.training, seed, number):
+        batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
+        batch = batch.map(lambda x: x.to(site.settings.device))
+        for grad in flat.grads.values():
+            grad.zero_()
+        loss = total_loss(flat.model(batch), batch, recipe.heads, site.objectives)
+        loss.backward()
+        yield loss.detach()
+
+
+def private(site: Site, spending: Spending) -> Losses:
+    """Leave the noisy gradient of each Poisson batch of patients (Abadi et al., CCS 2016)."""
+    recipe, flat, generator = site.recipe, site.flat, SecureGenerator()
+    changes = torch.Generator().manual_seed(int(generator.randint(2**31, 1)))
+    flat.train_only(trained(site))
+    seen: list[Tensor] = []
+
+    def losses(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        values = case_losses(outputs, batch, recipe.heads, site.objectives)
+        seen.append(values.detach().sum())
+        return values
+
+    gradient = PrivateGradient(
+        flat.model,
+        flat.parameters(trained(site)),
+        recipe.privacy.clip_norm,
+        spending.event.noise_multiplier,
+        spending.expected_batch,
+        generator,
+        recipe.privacy.mode,
+    )
+    with closing(gradient):
+        for rows in poisson(
+            spending.cases_of, spending.event.sampling_rate, spending.event.steps, generator
+        ):
+            seen.clear()
+            batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
+            gradient(batch.map(lambda x: x.to(site.settings.device)) if len(rows) else None, losses)
+            yield sum(seen, torch.zeros(())) / spending.expected_batch
+
+
+def varied(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
+    """Hide modalities and mirror images as the recipe says, case by case."""
+    training = recipe.training
+    if training.modality_dropout:
+        batch = replace(batch, present=modality_dropout(batch.present, training.modality_dropout, generator))
+    return flipped(batch, recipe, generator) if training.flips else batch
+
+
+def flipped(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
+    """Mirror each case along its first image axis with chance one half, mask and all."""
+    mirrored = torch.rand(len(batch), generator=generator) < 0.5  # noqa: PLR2004 - a fair coin
+
+    def flip(x: Tensor) -> Tensor:
+        rows = mirrored.view(-1, *[1] * (x.ndim - 1))
+        return torch.where(rows, x.flip(2), x)
+
+    images = {n: flip(x) if recipe.modalities[n].kind == "image" else x for n, x in batch.inputs.items()}
+    masks = {
+        n: flip(y) if recipe.heads[n].kind == "segmentation" else y for n, y in batch.targets.items()
+    }
+    return replace(batch, inputs=images, targets=masks)
+
+
+def optimiser_for(recipe: Recipe, groups: list[str], vectors: Vectors, grads: Vectors) -> torch.optim.Optimizer:
+    """Build the recipe's optimiser over whole group vectors; fresh in every round."""
+    training, parameters = recipe.training, []
+    for group in groups:
+        parameter = torch.nn.Parameter(vectors[group])
+        parameter.grad = grads[group]
+        parameters.append(parameter)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    return kind(parameters, training.rate, weight_decay=training.weight_decay)
+
+
+def _trained(site: Site) -> list[str]:
+    groups = site.flat.vectors
+    return [group for group in groups if group in site.owned or group == PRIVATE]
