@@ -3,27 +3,82 @@
 A recipe is data. It names its parts (`model`, `strategy`, `objective`, `data`) and gives
 their options; the catalogues of the other rooms say which names and options exist. What
 differs between machines (folders, devices, addresses) is a *setting* and is not here.
+
+    load_recipe(path, ["rounds=20", "strategy=fedprox", "strategy.mu=0.01"])   YAML -> Recipe
+    dump_recipe(recipe)                      Recipe -> the one text that stands for it
+    load_recipe(dump_recipe(r)) == r         always
+    build(STRATEGIES, recipe.strategy, "strategy")    Part -> the thing it names
+
+OmegaConf reads and writes the YAML and the overrides; the annotations below are the
+schema, ranges included, and `protocol.typed` holds a recipe against them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from protocol.errors import RecipeError
+from protocol.plain import MOST_BYTES, guard, join
+from protocol.typed import Rule, fit, freeze, hints_of, one_of, record, unknown
+
+_WORD = Rule("of a-z, 0-9 and _, starting with a letter", lambda text: bool(re.fullmatch(r"[a-z][a-z0-9_]*", text)))
+_TITLE = Rule(
+    "of at most 64 letters, digits, - and _",
+    lambda text: bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text)),
+)
+
+Word = Annotated[str, _WORD]
+Title = Annotated[str, _TITLE]
+Count = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
+Natural = Annotated[int, Rule("from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)]
+Positive = Annotated[float, Rule("> 0", lambda value: value > 0)]
+NotNegative = Annotated[float, Rule(">= 0", lambda value: value >= 0)]
+Share = Annotated[float, Rule("in (0, 1]", lambda value: 0 < value <= 1)]
+BelowOne = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
+Inside = Annotated[float, Rule("in (0, 1)", lambda value: 0 < value < 1)]
+_NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
+
+Catalogue = Mapping[str, Callable[..., Any]]
+"""Name -> builder; the builder's keyword-only parameters are the part's options."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A choice by name with its options: `strategy: {name: fedprox, mu: 0.01}`."""
+    """A choice by name with its options: `strategy: {name: fedprox, mu: 0.01}`.
 
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    `strategy: fedprox` is short for `strategy: {name: fedprox}`. Options are read-only:
+    lists arrive as tuples, mappings in the order of their keys.
+    """
+
+    name: Word
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @staticmethod
+    def from_plain(value: Any, path: str) -> "Part":
+        """Read the flat form; RecipeError where it is not one."""
+        flat = {"name": value} if isinstance(value, str) else freeze(value, path)
+        if not isinstance(flat, Mapping) or "name" not in flat:
+            raise RecipeError(f"{path}: expected a name, or a mapping with 'name' and options; found neither")
+        options = {key: flat[key] for key in flat if key != "name"}
+        return Part(fit(flat["name"], Word, join(path, "name")), MappingProxyType(options))
 
 
 @dataclass(frozen=True)
 class Modality:
     """One kind of input. `features` is the width of a table, unused for an image."""
 
-    kind: str = "image"  # image | table
-    features: int = 0
+    kind: Annotated[str, one_of("image", "table")] = "image"
+    features: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -34,24 +89,24 @@ class Head:
     classification (1 = binary, one logit), ignored for survival (one risk score).
     """
 
-    kind: str  # segmentation | classification | survival
-    classes: int = 1
+    kind: Annotated[str, one_of("segmentation", "classification", "survival")]
+    classes: Count = 1
     objective: Part = field(default_factory=lambda: Part("dice_ce"))
-    weight: float = 1.0
+    weight: Positive = 1.0
 
 
 @dataclass(frozen=True)
 class Training:
     """The local loop of a round: `steps` optimiser steps, or else `epochs` passes."""
 
-    epochs: int = 1
-    steps: int | None = None
-    batch: int = 16
-    optimizer: str = "sgd"  # sgd | adam | adamw
-    rate: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    modality_dropout: float = 0.0  # chance to hide each present modality, never the last one
+    epochs: Count = 1
+    steps: Count | None = None
+    batch: Count = 16
+    optimizer: Annotated[str, one_of("sgd", "adam", "adamw")] = "sgd"
+    rate: Positive = 0.01
+    momentum: BelowOne = 0.0
+    weight_decay: NotNegative = 0.0
+    modality_dropout: BelowOne = 0.0  # chance to hide each present modality, never the last one
     flips: bool = False
 
 
@@ -64,45 +119,205 @@ class Privacy:
     `sampling_rate` null: batch / n.
     """
 
-    epsilon: float | None = None
-    delta: float | None = None
-    noise_multiplier: float | None = None
-    clip_norm: float = 1.0
-    sampling_rate: float | None = None
-    mode: str = "auto"  # auto | hooks | functorch | ew
+    epsilon: Positive | None = None
+    delta: Inside | None = None
+    noise_multiplier: Positive | None = None
+    clip_norm: Positive = 1.0
+    sampling_rate: Share | None = None
+    mode: Annotated[str, one_of("auto", "hooks", "functorch", "ew")] = "auto"
 
 
 @dataclass(frozen=True)
 class Roster:
     """Whom to ask: a share of the sites, at least `quorum` accepted, until `deadline_s`."""
 
-    fraction: float = 1.0
-    quorum: int = 1
-    deadline_s: float = 3600.0
+    fraction: Share = 1.0
+    quorum: Count = 1
+    deadline_s: Positive = 3600.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """`every` rounds on validation cases; `select` is the metric `head/name` of the best model."""
 
-    every: int = 1
+    every: Count = 1
     select: str = ""
     subsets: bool = True
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment."""
+    """One experiment. The order of `modalities` is the order of `present`'s columns."""
 
-    name: str
-    modalities: Mapping[str, Modality]
-    heads: Mapping[str, Head]
+    name: Title
+    modalities: Annotated[Mapping[Word, Modality], _NOT_EMPTY]
+    heads: Annotated[Mapping[Word, Head], _NOT_EMPTY]
     data: Part
     model: Part
     strategy: Part = field(default_factory=lambda: Part("fedavg"))
-    seed: int = 42
-    rounds: int = 10
+    seed: Natural = 42
+    rounds: Count = 10
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
     roster: Roster = field(default_factory=Roster)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def load_recipe(
+    source: Path | str,
+    overrides: Sequence[str] = (),
+    catalogues: Mapping[str, Catalogue] = MappingProxyType({}),
+) -> Recipe:
+    """Read a recipe from a file (`Path`) or from YAML text (`str`).
+
+    `overrides` are applied in order: `privacy.epsilon=8`, `strategy=fedprox` (drops the
+    former strategy's options), `strategy.mu=0.01`. With `catalogues` (keys `data`,
+    `model`, `strategy`, `objective`) the parts' names and options are checked too.
+    Raises RecipeError with the key's path, what was expected and the nearest valid name.
+    """
+    plain = _parse(_text(source), str(source) if isinstance(source, Path) else "recipe")
+    for override in overrides:
+        _override(plain, override)
+    recipe: Recipe = record(plain, Recipe, "")
+    _check_whole(recipe)
+    for kind, path, part in _parts(recipe):
+        if kind in catalogues:
+            check_part(catalogues[kind], part, path)
+    return recipe
+
+
+@lru_cache(maxsize=64)
+def parse_cached(text: str) -> Recipe:
+    """The recipe in canonical `text`, parsed once a process: a site gets the same text every round."""
+    return load_recipe(text)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The canonical YAML text: every key, defaults included, always in the same order."""
+    return OmegaConf.to_yaml(OmegaConf.create(_plain(recipe)))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of the canonical text: equal for equal experiments, on every machine."""
+    return hashlib.sha256(dump_recipe(recipe).encode()).hexdigest()
+
+
+def build(catalogue: Catalogue, part: Part, path: str, **given: Any) -> Any:
+    """What `part` names: `catalogue[part.name](**given, **part.options)`.
+
+    `path` is the part's key in the recipe. Raises RecipeError for a name or an option
+    that does not exist, a wrong type, and a value that the builder refuses (ValueError).
+    """
+    options = check_part(catalogue, part, path)
+    try:
+        return catalogue[part.name](**given, **options)
+    except ValueError as error:
+        option, _, reason = str(error).partition(" ")
+        known = option in options
+        raise RecipeError(f"{join(path, option) if known else path}: {reason if known else error}") from error
+
+
+def check_part(catalogue: Catalogue, part: Part, path: str) -> dict[str, Any]:
+    """The part's options as its builder's annotations want them; RecipeError otherwise."""
+    if part.name not in catalogue:
+        raise unknown(part.name, sorted(catalogue), path, what=path.rpartition(".")[2])
+    known = _options_of(catalogue[part.name])
+    for option in part.options:
+        if option not in known:
+            raise unknown(option, known, path)
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in part.options:
+            raise RecipeError(f"{join(path, option)}: '{part.name}' needs this option")
+    hints = hints_of(catalogue[part.name])
+    return {key: fit(value, hints.get(key, Any), join(path, key)) for key, value in part.options.items()}
+
+
+def _options_of(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(builder).parameters
+    return {name: each for name, each in parameters.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _parts(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
+    yield "data", "data", recipe.data
+    yield "model", "model", recipe.model
+    yield "strategy", "strategy", recipe.strategy
+    for name, head in recipe.heads.items():
+        yield "objective", f"heads.{name}.objective", head.objective
+
+
+def _text(source: Path | str) -> str:
+    if isinstance(source, str):
+        return source
+    try:
+        with source.open("rb") as file:
+            # One byte more than allowed, so that the door sees that it is too long.
+            return file.read(MOST_BYTES + 1).decode()
+    except OSError as error:
+        raise RecipeError(f"{source}: cannot read this recipe: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{source}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    guard(text, where)
+    try:
+        # The door let no alias through, so nodes only count what was written.
+        config = OmegaConf.create(text, max_yaml_expanded_nodes=MOST_BYTES)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
+    plain = OmegaConf.to_container(config, resolve=False)
+    if not isinstance(plain, dict):
+        raise RecipeError(f"{where}: expected a mapping of keys such as 'name' and 'model', found a list")
+    return plain
+
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
+
+def _override(plain: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        raise RecipeError(f"override {override[:60]!r}: expected key=value, as in privacy.epsilon=8")
+    guard(text, key, key)
+    *parents, last = key.split(".")
+    here = plain
+    for name in parents:
+        below = here.get(name)
+        # A part by its bare name may be given options: `strategy: fedprox`, then `strategy.mu=0.01`.
+        here[name] = {"name": below} if isinstance(below, str) else below if isinstance(below, dict) else {}
+        here = here[name]
+    here[last] = _value(text, key)
+
+
+def _value(text: str, key: str) -> Any:
+    try:
+        config = OmegaConf.from_dotlist([f"value={text}"])
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise RecipeError(f"{key}: {' '.join(str(error).split())}") from error
+    plain = OmegaConf.to_container(config, resolve=False)
+    return plain["value"] if isinstance(plain, dict) else plain
+
+
+def _check_whole(recipe: Recipe) -> None:
+    """What no single key can tell."""
+    for name, modality in recipe.modalities.items():
+        if modality.kind == "table" and modality.features < 1:
+            raise RecipeError(f"modalities.{name}.features: expected a whole number >= 1 for a table, found 0")
+    head, slash, metric = recipe.evaluation.select.partition("/")
+    if not recipe.evaluation.select:
+        return
+    if head not in recipe.heads:
+        raise unknown(head, list(recipe.heads), "evaluation.select", what="head")
+    if not slash or not metric:
+        raise RecipeError(f"evaluation.select: expected 'head/metric', as in '{head}/dice', found {head!r}")
+
+
+def _plain(thing: Any) -> Any:
+    if isinstance(thing, Part):
+        return {"name": thing.name} | _plain(freeze(thing.options, thing.name))
+    if is_dataclass(thing):
+        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
+    if isinstance(thing, Mapping):
+        return {key: _plain(value) for key, value in thing.items()}
+    return [_plain(value) for value in thing] if isinstance(thing, tuple) else thing
