@@ -197,6 +197,7 @@ def optimiser_for(recipe: Recipe, groups: list[str], vectors: Vectors, grads: Ve
     return kind(parameters, training.rate, weight_decay=training.weight_decay)
 
 
-def _trained(site: Site) -> list[str]:
+def trained(site: Site) -> list[str]:
+    """Return the groups that training changes here: what the site owns, and what is private."""
     groups = site.flat.vectors
     return [group for group in groups if group in site.owned or group == PRIVATE]

@@ -2,7 +2,7 @@
 
     model, private  ->  layout: who owns which parameter, and where it lies
                         vectors[g]: flat float32 (size,), every parameter of g is a view into it
-                        grads[g]:   the same for gradients
+                        grads[g]:   the same for gradients, allocated when training starts
                         initial:    the private group as the recipe's seed built it
 
 So loading what the server sent is one copy a group, an update is one subtraction, an
@@ -34,9 +34,9 @@ class Flat:
         device = next(model.parameters()).device
         sizes = {g: self.layout.size(g) for g in self.layout.groups}
         self.vectors: Vectors = {g: torch.empty(size, device=device) for g, size in sizes.items()}
-        self.grads: Vectors = {g: torch.zeros(size, device=device) for g, size in sizes.items()}
         self._members = {g: [named[s.name] for s in slots] for g, slots in self.layout.groups.items()}
-        self._grad_views = {g: self._views(self.grads[g], g) for g in self.layout.groups}
+        self.grads: Vectors = {}
+        self._grad_views: dict[str, list[Tensor]] = {}
         self._trainable: frozenset[str] | None = None
         self._adopt()
         self.initial: Vectors = {g: self.vectors[g].clone() for g in self.vectors if g == PRIVATE}
@@ -50,6 +50,9 @@ class Flat:
         wanted = frozenset(groups)
         if wanted == self._trainable:
             return
+        if not self.grads:  # here, so that a server that only stores and exports never pays for them
+            self.grads = {g: torch.zeros_like(vector) for g, vector in self.vectors.items()}
+            self._grad_views = {g: self._views(self.grads[g], g) for g in self.layout.groups}
         for group, members in self._members.items():
             for parameter, view in zip(members, self._grad_views[group], strict=True):
                 parameter.requires_grad_(group in wanted)

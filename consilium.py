@@ -1,0 +1,37 @@
+"""The command line: `consilium run|report|sim`, one program for three people."""
+
+import os
+import sys
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import typer
+
+from protocol.errors import ConsiliumError
+from server.cli import report, runs
+from sim.cli import resume, sim
+
+INTERRUPTED = 130
+
+cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
+runs.command("resume")(resume)
+cli.add_typer(runs, name="run")
+cli.add_typer(sim, name="sim")
+cli.command("report")(report)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one line and their exit number."""
+    try:
+        cli(standalone_mode=False)
+    except ConsiliumError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

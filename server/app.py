@@ -1,0 +1,141 @@
+"""The coordinator as a Flower ServerApp: meet the sites, run the rounds, write the report.
+
+The run folder says everything: a recipe and no checkpoint is a new run, a checkpoint is a
+run to go on with. `run_config` only says where the folder is (Flower carries scalars).
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from platform import platform, python_version
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from models.catalogue import build_model
+from models.flat import Flat
+from protocol.errors import CheckpointError
+from protocol.groups import PRIVATE
+from protocol.messages import Reply, Task
+from protocol.recipe import Recipe, build, parse_cached, recipe_hash
+from protocol.update import Vectors
+from server import checkpoint
+from server.book import Book, Watch, read_rounds, unflatten, write_atomically
+from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
+from server.roster import Member
+from server.rounds import Plan, evaluate, run
+from server.tracking import Tracker
+from server.wire import Wire
+from strategies.base import State, Strategy
+from strategies.catalogue import STRATEGIES
+
+MEET_S = 120.0
+_LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
+
+
+def build_app(watch: Watch) -> ServerApp:
+    """Return a ServerApp that tells `watch` how the run goes."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        conduct(grid, dict(context.run_config), watch)
+
+    return app
+
+
+def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord:
+    """Start the run in `config["folder"]`, or go on with it, and take it to its end.
+
+    `config`: `folder`, `sites` (how many to wait for), `tracking` ("" SQLite in the folder's
+    parent, "off", or a server's URI).
+    """
+    folder = Path(str(config["folder"]))
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = parse_cached(text)
+    strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
+    wire = Wire(grid)
+    replies = wire.meet(Task("describe", folder.name, 0, text), int(str(config["sites"])), MEET_S)
+    members = [member_of(reply) for reply in replies]
+    state, done = restore(folder, recipe, strategy)
+    record = RunRecord(
+        folder.name, text, _started(folder), tuple(m.summary for m in members), done, {}, environment()
+    )
+    write_atomically(folder / "record.json", to_json(record))
+    tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
+    book = Book(folder, recipe, record, watch, tracker)
+    plan = Plan(folder.name, recipe, text, strategy, members)
+    return attend(plan, wire, state, book)
+
+
+def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
+    """Run to the end; whatever ends it early is written down before it goes on its way."""
+    try:
+        state = run(plan, wire, state, book)
+        book.conclude(evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets))
+    except KeyboardInterrupt:
+        book.finish("stopped")
+        raise
+    except Exception:
+        book.finish("failed")
+        raise
+    book.finish("finished")
+    return book.record
+
+
+def member_of(reply: Reply) -> Member:
+    """Read what a site told of its cohort."""
+    told = reply.facts
+    owned = {str(group): int(count) for group, count in told["owned"].items()}
+    return Member(reply.site, owned, frozenset(told["usable"]), SiteSummary(**told["summary"]))
+
+
+def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:
+    """Return the state to go on from and the rounds that led to it; a fresh one for a new run."""
+    saved = folder / "checkpoints"
+    if not saved.is_dir():
+        return strategy.init(initial_parameters(recipe, strategy)), ()
+    found = checkpoint.load(saved)
+    if found.facts["run"] != folder.name:
+        msg = f"{saved} holds checkpoints of run '{found.facts['run']}', not '{folder.name}': move them back"
+        raise CheckpointError(msg)
+    return unflatten(found.vectors), read_rounds(folder, found.round)
+
+
+def initial_parameters(recipe: Recipe, strategy: Strategy) -> Vectors:
+    """Return the untrained model's groups that travel."""
+    flat = Flat(build_model(recipe), strategy.local.private)
+    return {group: vector for group, vector in flat.vectors.items() if group != PRIVATE}
+
+
+def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> Tracker | None:
+    """Start the tracking run, or go on with the one that the folder names."""
+    if uri == "off":
+        return None
+    tracker = Tracker(uri or None, recipe.name, folder.parent)
+    known = folder / "tracking.json"
+    before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
+    run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)
+    write_atomically(known, json.dumps({"run": run_id}))
+    return tracker
+
+
+def environment() -> dict[str, str]:
+    """Return versions of what shapes a result."""
+    return {"python": python_version(), "platform": platform()} | {n: version(n) for n in _LIBRARIES}
+
+
+def _started(folder: Path) -> str:
+    known = folder / "record.json"
+    if known.exists():
+        return str(json.loads(known.read_text(encoding="utf-8"))["started"])
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _silent(number: int, news: SiteRound | Round) -> None:
+    del number, news
+
+
+app = build_app(_silent)

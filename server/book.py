@@ -1,0 +1,151 @@
+"""What the coordinator writes down of a run, and in which order, so that a crash loses nothing.
+
+    RUN/
+      recipe.yaml        canonical text of the recipe
+      record.json        who takes part, environment, and at the end every round
+      rounds.jsonl       one line a round, appended as it ends
+      checkpoints/       parameters and the strategy's memory after a round; two are kept
+      best.safetensors   parameters of the best validation score so far
+      report.html
+
+Order: checkpoint of round r, then the tasks of round r + 1, then its line and its metrics.
+After a kill, lines and metrics of rounds that no checkpoint holds are dropped and made again.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from protocol.recipe import Recipe, dump_recipe
+from protocol.update import Vectors
+from server import checkpoint
+from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
+from server.scores import mean_over_sites
+from server.tracking import Tracker
+from strategies.base import State
+
+Watch = Callable[[int, SiteRound | Round], None]
+"""Told, with the round's number, of every site heard and every round ended: a progress bar."""
+
+
+class Book:
+    """One run's folder, record and tracking run."""
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, record: RunRecord, watch: Watch, tracker: Tracker | None = None
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self._recipe = recipe
+        self._tracker = tracker
+        self._watch = watch
+        self._best = -math.inf
+        self.spent: set[str] = set()
+        self._note_all(record.rounds)
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds that need not be run again."""
+        return len(self.record.rounds)
+
+    def checkpoint(self, number: int, state: State) -> None:
+        """Write the state after round `number`, durably."""
+        checkpoint.save(self.folder / "checkpoints", flatten(state), {"run": self.record.run}, number)
+
+    def heard(self, number: int, site: SiteRound) -> None:
+        """Note what became of one site's task."""
+        self._watch(number, site)
+
+    def round(self, ended: Round, state: State) -> None:
+        """Write a round down, durably, and tell the tracker and the watcher."""
+        with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(round_to_json(ended) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.record = replace(self.record, rounds=(*self.record.rounds, ended))
+        if self._note_all((ended,)):
+            save_file(state.parameters, self.folder / "best.safetensors")
+        if self._tracker is not None:
+            self._tracker.log_round(ended)
+        self._watch(ended.number, ended)
+
+    def conclude(self, subsets: Mapping[str, Mapping[str, Scores]]) -> None:
+        """Note the held-out scores of the final parameters: site -> subset -> scores."""
+        self.record = replace(self.record, subsets=subsets)
+
+    def finish(self, status: str) -> None:
+        """Write the whole record and close the tracking run."""
+        self.record = replace(self.record, status=status)
+        write_atomically(self.folder / "record.json", to_json(self.record))
+        if self._tracker is not None:
+            self._tracker.finish(status)
+
+    def _note_all(self, rounds: tuple[Round, ...]) -> bool:
+        better = False
+        for ended in rounds:
+            self.spent |= {site.site for site in ended.sites if site.status == "spent"}
+            score = self._score(ended)
+            if score > self._best:
+                self._best, better = score, True
+        return better
+
+    def _score(self, ended: Round) -> float:
+        select = self._recipe.evaluation.select
+        if not select or not ended.scores:
+            return -math.inf
+        score = mean_over_sites(ended.scores, select)
+        return -math.inf if math.isnan(score) else score
+
+
+def flatten(state: State) -> Vectors:
+    """Name every vector of a state: `parameters/<group>`, `memory/<name>/<group>`."""
+    flat = {f"parameters/{group}": vector for group, vector in state.parameters.items()}
+    for name, vectors in state.memory.items():
+        flat |= {f"memory/{name}/{group}": vector for group, vector in vectors.items()}
+    return flat
+
+
+def unflatten(vectors: Vectors) -> State:
+    """Rebuild the state that `flatten` named."""
+    state = State({}, {})
+    for key, vector in vectors.items():
+        kind, _, rest = key.partition("/")
+        name, _, group = rest.partition("/")
+        if kind == "parameters":
+            state.parameters[rest] = vector
+        else:
+            state.memory.setdefault(name, {})[group] = vector
+    return state
+
+
+def read_rounds(folder: Path, upto: int) -> tuple[Round, ...]:
+    """Read the rounds that a checkpoint of round `upto` covers, and drop the rest from the file.
+
+    A last line torn by a kill is not covered by a checkpoint either, and goes with the rest.
+    """
+    path = folder / "rounds.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()[:upto] if path.exists() else []
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    return tuple(round_from_json(line) for line in lines)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`; a crash leaves the old file or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> str:
+    """Write the canonical recipe into a new run folder and return its text."""
+    text = dump_recipe(recipe)
+    folder.mkdir(parents=True)
+    write_atomically(folder / "recipe.yaml", text)
+    return text

@@ -1,0 +1,46 @@
+"""Whom to ask in a round.
+
+The choice follows from (recipe seed, round), so a resumed run asks the same sites. A site
+whose budget is spent is not asked to train again; it is still asked to evaluate.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from protocol.errors import QuorumError
+from protocol.recipe import Recipe
+from server.record import SiteSummary
+
+
+@dataclass(frozen=True)
+class Member:
+    """A site of the federation as the coordinator knows it.
+
+    `owned`   group -> training cases, as declared at the start of the run
+    `usable`  groups that any of its cases (also held-out ones) can use
+    """
+
+    site: str
+    owned: Mapping[str, int]
+    usable: frozenset[str]
+    summary: SiteSummary
+
+
+def choose(recipe: Recipe, members: Collection[Member], spent: Collection[str], number: int) -> list[Member]:
+    """Return the members to train in round `number`, in name order."""
+    able = [m for m in members if m.owned and m.site not in spent and _trains(recipe, m.site)]
+    wanted = max(recipe.roster.quorum, math.ceil(recipe.roster.fraction * len(able)))
+    if len(able) < recipe.roster.quorum:
+        msg = (
+            f"round {number}: {len(able)} sites can train, quorum is {recipe.roster.quorum} "
+            f"(budget spent at {sorted(spent) or 'none'}): lower roster.quorum or raise privacy.epsilon"
+        )
+        raise QuorumError(msg)
+    drawn = sorted(able, key=lambda m: hashlib.sha256(f"{recipe.seed}/{number}/{m.site}".encode()).digest())
+    return sorted(drawn[:wanted], key=lambda m: m.site)
+
+
+def _trains(recipe: Recipe, site: str) -> bool:
+    return not recipe.roster.train or site in recipe.roster.train

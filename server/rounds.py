@@ -1,0 +1,181 @@
+"""The rounds of a run, on one screen.
+
+    for each round
+        1. choose whom to ask
+        2. checkpoint: a crash from here on loses this round and no other
+        3. ask, admit, aggregate: each reply is checked and summed as its turn comes
+        4. evaluate the new parameters and write everything down
+
+Steps 3's sum and the strategy's state are the only model-sized things held, beside the one
+reply in hand, whatever the number of sites.
+"""
+
+import math
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from protocol.errors import AdmissionError, QuorumError
+from protocol.messages import Reply, Task
+from protocol.metrics import Tally
+from protocol.recipe import Recipe
+from protocol.update import Update
+from server.admission import check
+from server.book import Book
+from server.record import Round, Scores, SiteRound
+from server.roster import Member, choose
+from server.wire import Arrival, Wire
+from strategies.base import State, Strategy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays the same through a run. `attempt` tells this process's tasks from a killed one's."""
+
+    run: str
+    recipe: Recipe
+    text: str
+    strategy: Strategy
+    members: Sequence[Member]
+    attempt: str = field(default_factory=lambda: secrets.token_hex(4))
+
+
+def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
+    """Take the run from where `book` stands to its last round."""
+    recipe = plan.recipe
+    for number in range(book.rounds_done + 1, recipe.rounds + 1):
+        roster = choose(recipe, plan.members, book.spent, number)
+        clock = Clock()
+        book.checkpoint(number - 1, state)
+        clock.lap("checkpoint")
+        tasks = [(member, train_task(plan, state, member, number)) for member in roster]
+        heard: list[SiteRound] = []
+        norms: list[float] = []
+        arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
+        state = plan.strategy.step(state, admitted(plan, tasks, arrivals, book, heard, norms))
+        clock.lap("train")
+        scores = validate(plan, wire, state, number) if _scored(recipe, number) else {}
+        clock.lap("evaluate")
+        size = math.sqrt(sum(n * n for n in norms) / max(len(norms), 1))
+        book.round(Round(number, tuple(heard), clock.seconds, size, scores), state)
+    book.checkpoint(recipe.rounds, state)
+    return state
+
+
+def admitted(
+    plan: Plan,
+    tasks: Sequence[tuple[Member, Task]],
+    arrivals: Iterator[Arrival],
+    book: Book,
+    heard: list[SiteRound],
+    norms: list[float],
+) -> Iterator[Update]:
+    """Yield the updates that pass admission; note what became of every site.
+
+    Raises `QuorumError` after the last one, before the strategy changes anything, when too
+    few were accepted.
+    """
+    for (member, task), arrival in zip(tasks, arrivals, strict=True):
+        verdict, update, norm = judge(member, task, arrival)
+        heard.append(verdict)
+        book.heard(task.round, verdict)
+        if update is not None:
+            norms.append(norm)
+            yield update
+    if len(norms) < plan.recipe.roster.quorum:
+        told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard if s.status != "accepted")
+        msg = f"{len(norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"
+        raise QuorumError(msg)
+
+
+def judge(member: Member, task: Task, arrival: Arrival) -> tuple[SiteRound, Update | None, float]:
+    """Return what the record says of this site, its update if accepted, and its norm."""
+    known = SiteRound(
+        member.site,
+        arrival.status,
+        arrival.reason,
+        groups=tuple(task.vectors),
+        bytes_down=arrival.bytes_down,
+        bytes_up=arrival.bytes_up,
+    )
+    if arrival.reply is None:
+        return known, None, 0.0
+    try:
+        update, norm = check(arrival.reply, task, member.owned)
+    except AdmissionError as error:
+        return replace(known, status="refused", reason=str(error)), None, 0.0
+    facts = arrival.reply.facts
+    told = {name: facts[name] for name in ("loss", "seconds", *_PRIVACY) if name in facts}
+    cases = max(update.counts.values(), default=max(member.owned.values()))
+    return replace(known, status="accepted", cases=cases, **told), update, norm
+
+
+def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
+    """Return what `member` is asked to train: only the groups that it owns travel."""
+    owned = [group for group in state.parameters if group in member.owned]
+    received = {
+        name: {g: v for g, v in state.memory[name].items() if g in member.owned}
+        for name in plan.strategy.sends
+    }
+    vectors = {group: state.parameters[group] for group in owned}
+    return Task("train", plan.run, number, plan.text, plan.attempt, vectors, received)
+
+
+def validate(plan: Plan, wire: Wire, state: State, number: int) -> dict[str, Scores]:
+    """Score the validation cases with the modalities they have: site -> scores."""
+    found = evaluate(plan, wire, state, number, "validation")
+    return {site: next(iter(scores.values()), {}) for site, scores in found.items()}
+
+
+def evaluate(
+    plan: Plan, wire: Wire, state: State, number: int, split: str, *, subsets: bool = False
+) -> dict[str, dict[str, Scores]]:
+    """Ask every site that has cases in `split`: site -> modality subset -> scores.
+
+    Without `subsets` the only one is each case's own modalities.
+    """
+    tasks: list[tuple[str, Task]] = []
+    for member in plan.members:
+        if not member.summary.cases.get(split):
+            continue
+        vectors = {g: v for g, v in state.parameters.items() if g in member.usable}
+        facts = {"split": split, "subsets": subsets}
+        tasks.append(
+            (member.site, Task("evaluate", plan.run, number, plan.text, plan.attempt, vectors, facts=facts))
+        )
+    found: dict[str, dict[str, Scores]] = {}
+    for arrival in wire.ask(tasks, plan.recipe.roster.deadline_s):
+        if arrival.reply is not None:
+            found[arrival.site] = _scores(arrival.reply)
+    return found
+
+
+class Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Note the seconds since the last lap under `name`."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+_PRIVACY = ("epsilon", "epsilon_pld", "delta", "noise_multiplier")
+
+
+def _scored(recipe: Recipe, number: int) -> bool:
+    every = recipe.evaluation.every
+    return every > 0 and (number % every == 0 or number == recipe.rounds)
+
+
+def _scores(reply: Reply) -> dict[str, Scores]:
+    told = reply.facts["scores"]
+    return {
+        subset: {name: Tally(plain["kind"], tuple(plain["sums"])) for name, plain in scores.items()}
+        for subset, scores in told.items()
+    }

@@ -1,0 +1,1 @@
+"""The researcher: a whole federation on one machine, through the real server and client code."""
