@@ -129,11 +129,17 @@ class Privacy:
 
 @dataclass(frozen=True)
 class Roster:
-    """Whom to ask: a share of the sites, at least `quorum` accepted, until `deadline_s`."""
+    """Whom to ask: a share of the sites, at least `quorum` accepted, until `deadline_s`.
+
+    `train` names the only sites that train (all evaluate); empty: everybody. In a simulation
+    the name `pooled` there adds one site that holds all sites' training cases: the baseline
+    of pooled data.
+    """
 
     fraction: Share = 1.0
     quorum: Count = 1
     deadline_s: Positive = 3600.0
+    train: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
