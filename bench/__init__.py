@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its floor, the alternative and us, side by side, as ratios."""
