@@ -29,6 +29,8 @@ VERSION = 1
 KINDS = {"describe": "query", "train": "train", "evaluate": "evaluate"}
 """What a site can be asked -> Flower's message type."""
 
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -162,7 +164,7 @@ def _read(message: Message) -> tuple[dict[str, Any], Vectors, dict[str, Vectors]
         facts = json.loads(str(message.content.config_records["facts"]["json"]))
         arrays = message.content.array_records["vectors"]
         version = facts["version"]
-    except (KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         msg = "message is not one of Consilium's: update the older side, or see who else uses this link"
         raise WireError(msg) from error
     if version != VERSION:
@@ -189,7 +191,7 @@ def _vector(key: str, array: Array) -> Tensor:
 def _shaped(make: Callable[[], T]) -> T:
     try:
         return make()
-    except (KeyError, TypeError, ValueError) as error:
+    except _MALFORMED as error:
         msg = f"message lacks or garbles {error}: update the older side"
         raise WireError(msg) from error
 

@@ -1,0 +1,21 @@
+"""Settings to and from Flower's scalars."""
+
+from pathlib import Path
+
+import pytest
+
+from client.settings import Settings, from_node_config, to_node_config
+from protocol.errors import SettingsError
+
+
+@pytest.mark.parametrize("partitions", [(), ("a",), ("a", "b")])
+def test_round_trip(partitions: tuple[str, ...]) -> None:
+    settings = Settings("north", Path("/data"), Path("/state"), partitions, "cuda:1", 3)
+    config = to_node_config(settings)
+    assert all(isinstance(value, str | int) for value in config.values())
+    assert from_node_config(config) == settings
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"\['data', 'state'\]"):
+        from_node_config({"site": "north"})

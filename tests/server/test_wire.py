@@ -1,0 +1,152 @@
+"""Asking and hearing over a Grid whose sites are small functions."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+
+from protocol.errors import QuorumError
+from protocol.messages import Reply, Task, pack_reply, unpack_task
+from protocol.update import Update
+from server.wire import Arrival, Wire
+from sim.inprocess import InProcessGrid, contexts_for
+
+Behaviour = Callable[[Message, Task], Message]
+
+
+def _answers(site: str) -> Behaviour:
+    def answer(message: Message, task: Task) -> Message:
+        update = Update({"shared": torch.ones(3)}, {"shared": 1}, 1.0)
+        return Message(pack_reply(Reply(site, task.kind, task.run, task.round, update)), reply_to=message)
+
+    return answer
+
+
+def _errs(kind: str) -> Behaviour:
+    def answer(message: Message, task: Task) -> Message:
+        reply = Reply("c", task.kind, task.run, task.round, error=(kind, "the reason"))
+        return Message(pack_reply(reply), reply_to=message)
+
+    return answer
+
+
+def _dies(message: Message, task: Task) -> Message:
+    return Message(Error(1, "out of memory"), reply_to=message)
+
+
+def _babbles(message: Message, task: Task) -> Message:
+    return Message(message.content, reply_to=message)
+
+
+def _grid(sites: dict[str, Behaviour], grid_class: type[InProcessGrid] = InProcessGrid) -> InProcessGrid:
+    """Every site describes itself; to a `train` it does as told."""
+    app = ClientApp()
+    names = list(sites)
+
+    def handle(message: Message, context: Context) -> Message:
+        site = names[context.node_id - 2]
+        task = unpack_task(message)
+        behaviour = _answers(site) if task.kind == "describe" else sites[site]
+        return behaviour(message, task)
+
+    for register in (app.train, app.query):
+        register()(handle)
+    return grid_class(app, contexts_for([{} for _ in sites]))
+
+
+def _meet(grid: InProcessGrid, sites: int) -> Wire:
+    wire = Wire(grid)
+    wire.meet(Task("describe", "run", 0, ""), sites, 1.0)
+    return wire
+
+
+def _ask(wire: Wire, *sites: str, deadline_s: float = 5.0) -> list[Arrival]:
+    return list(wire.ask([(site, Task("train", "run", 1, "", vectors={"shared": torch.ones(5)})) for site in sites], deadline_s))
+
+
+def test_sites_are_met_in_name_order_and_asked_by_name() -> None:
+    grid = _grid({"c": _answers("c"), "a": _answers("a"), "b": _answers("b")})
+    wire = Wire(grid)
+    assert [reply.site for reply in wire.meet(Task("describe", "run", 0, ""), 3, 1.0)] == ["a", "b", "c"]
+    arrivals = _ask(wire, "b", "a", "c")
+    assert [(a.site, a.status, a.reply.site) for a in arrivals if a.reply] == [
+        (s, "answered", s) for s in ("b", "a", "c")
+    ]
+    assert all((a.bytes_down, a.bytes_up) == (20, 12) for a in arrivals)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "reason"),
+    [
+        (_errs("DataError"), "failed", "DataError: the reason"),
+        (_errs("BudgetError"), "spent", "BudgetError: the reason"),
+        (_dies, "failed", "out of memory"),
+        (_babbles, "refused", ""),
+    ],
+)
+def test_what_becomes_of_a_bad_reply(behaviour: Behaviour, status: str, reason: str) -> None:
+    grid = _grid({"a": _answers("a"), "b": behaviour, "d": _answers("d")})
+    arrivals = _ask(_meet(grid, 3), "a", "b", "d")
+    assert [a.status for a in arrivals] == ["answered", status, "answered"]
+    assert reason in arrivals[1].reason
+    assert arrivals[1].reply is None
+
+
+class _Deaf(InProcessGrid):
+    """Node 3 never answers a `train`."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        waiting = {n: self._waiting[n].metadata for n in message_ids}
+        return super().pull_messages(n for n, m in waiting.items() if (m.message_type, m.dst_node_id) != ("train", 3))
+
+
+def test_a_late_site_holds_nobody_up_for_longer_than_the_deadline() -> None:
+    grid = _grid({"a": _answers("a"), "b": _answers("b"), "c": _answers("c")}, _Deaf)
+    wire = _meet(grid, 3)
+    arrivals = _ask(wire, "a", "b", "c", deadline_s=0.05)
+    assert [a.status for a in arrivals] == ["answered", "late", "answered"]
+    assert "0.05 s" in arrivals[1].reason
+
+
+def test_two_sites_of_one_name_are_refused() -> None:
+    def same(message: Message, context: Context) -> Message:
+        return _answers("twin")(message, unpack_task(message))
+
+    app = ClientApp()
+    app.query()(same)
+    with pytest.raises(QuorumError, match=r"one name.*rename"):
+        Wire(InProcessGrid(app, contexts_for([{}, {}]))).meet(Task("describe", "run", 0, ""), 2, 1.0)
+
+
+def test_too_few_nodes_is_said() -> None:
+    with pytest.raises(QuorumError, match=r"1 of 2 sites connected within 0.05 s"):
+        Wire(_grid({"a": _answers("a")})).meet(Task("describe", "run", 0, ""), 2, 0.05)
+
+
+def test_a_site_that_cannot_describe_itself_stops_the_run_with_its_reason() -> None:
+    def wrong(message: Message, context: Context) -> Message:
+        return _errs("DataError")(message, unpack_task(message))
+
+    app = ClientApp()
+    app.query()(wrong)
+    with pytest.raises(QuorumError, match="DataError: the reason"):
+        Wire(InProcessGrid(app, contexts_for([{}]))).meet(Task("describe", "run", 0, ""), 1, 1.0)
+
+
+def test_one_reply_is_held_at_a_time() -> None:
+    """A reply is made when its turn comes: the server's memory does not grow with the sites."""
+    order: list[str] = []
+
+    def noting(site: str) -> Behaviour:
+        def answer(message: Message, task: Task) -> Message:
+            order.append(f"{site} works")
+            return _answers(site)(message, task)
+
+        return answer
+
+    wire = _meet(_grid({site: noting(site) for site in "abc"}), 3)
+    for arrival in wire.ask([(site, Task("train", "run", 1, "")) for site in "abc"], 5.0):
+        order.append(f"{arrival.site} heard")
+    assert order == [f"{site} {what}" for site in "abc" for what in ("works", "heard")]
