@@ -2,12 +2,23 @@
 
 Scores are mergeable tallies (`protocol.metrics`), so that "over all sites" is computed
 from sums and counts and never from a mean of means.
+
+A record is JSON on disk: `record.json` (everything but, while the run goes on, its rounds)
+and `rounds.jsonl` (a line as each round ends). A number that JSON cannot hold (a loss that
+became NaN) is written as text, "nan", so that every reader accepts the file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
+from protocol.errors import CheckpointError
 from protocol.metrics import Tally
+
+T = TypeVar("T")
 
 Scores = Mapping[str, Tally]
 """`head/metric` -> tally, e.g. `tumour/dice`."""
@@ -70,3 +81,113 @@ class RunRecord:
     subsets: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     status: str = "running"  # running | finished | stopped | failed
+
+
+def to_json(record: RunRecord) -> str:
+    """Write a record as JSON text."""
+    return json.dumps(_plain(record), indent=1, allow_nan=False)
+
+
+def from_json(text: str) -> RunRecord:
+    """Read what `to_json` wrote; `CheckpointError` when it is not that."""
+    return _reading(text, "record", _record)
+
+
+def round_to_json(ended: Round) -> str:
+    """Write a round as one line of JSON."""
+    return json.dumps(_plain(ended), allow_nan=False)
+
+
+def round_from_json(line: str) -> Round:
+    """Read what `round_to_json` wrote; `CheckpointError` when it is not that."""
+    return _reading(line, "round", _round)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of the run in `folder`, with the rounds that have ended so far.
+
+    Raises `CheckpointError` where no record was written yet, or none that can be read.
+    """
+    path = folder / "record.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no record.json: the run has not met its sites yet")
+    record = from_json(path.read_text(encoding="utf-8"))
+    rounds = _rounds_so_far(folder / "rounds.jsonl")
+    return replace(record, rounds=rounds) if len(rounds) > len(record.rounds) else record
+
+
+def _rounds_so_far(path: Path) -> tuple[Round, ...]:
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    # What stands after the last line's end is a line that is just being written.
+    return tuple(round_from_json(line) for line in text.split("\n")[:-1])
+
+
+def _plain(thing: Any) -> Any:
+    if is_dataclass(thing):
+        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
+    if isinstance(thing, Mapping):
+        return {key: _plain(value) for key, value in thing.items()}
+    if isinstance(thing, tuple):
+        return [_plain(value) for value in thing]
+    return str(thing) if isinstance(thing, float) and not math.isfinite(thing) else thing
+
+
+def _reading(text: str, what: str, read: Callable[[Any], T]) -> T:
+    try:
+        return read(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"{what} is damaged ({type(error).__name__}: {error}): restore it from a backup"
+        ) from error
+
+
+def _record(plain: Any) -> RunRecord:
+    return RunRecord(
+        run=str(plain["run"]),
+        recipe=str(plain["recipe"]),
+        started=str(plain["started"]),
+        sites=tuple(_summary(site) for site in plain["sites"]),
+        rounds=tuple(_round(each) for each in plain["rounds"]),
+        subsets={site: _by_name(_scores)(scores) for site, scores in plain["subsets"].items()},
+        environment=_by_name(str)(plain["environment"]),
+        status=str(plain["status"]),
+    )
+
+
+def _round(plain: Any) -> Round:
+    return Round(
+        number=int(plain["number"]),
+        sites=tuple(_site_round(site) for site in plain["sites"]),
+        seconds=_by_name(float)(plain["seconds"]),
+        update_norm=float(plain["update_norm"]),
+        scores=_by_name(_scores)(plain["scores"]),
+    )
+
+
+def _site_round(plain: Any) -> SiteRound:
+    numbers = ("loss", "epsilon", "epsilon_pld", "delta", "noise_multiplier")
+    told = {name: None if plain[name] is None else float(plain[name]) for name in numbers}
+    return SiteRound(
+        site=str(plain["site"]),
+        status=str(plain["status"]),
+        reason=str(plain["reason"]),
+        cases=int(plain["cases"]),
+        groups=tuple(str(group) for group in plain["groups"]),
+        seconds=float(plain["seconds"]),
+        bytes_down=int(plain["bytes_down"]),
+        bytes_up=int(plain["bytes_up"]),
+        **told,
+    )
+
+
+def _summary(plain: Any) -> SiteSummary:
+    counts = {name: _by_name(int)(plain[name]) for name in ("patients", "cases", "patterns", "labels")}
+    return SiteSummary(str(plain["site"]), **counts)
+
+
+def _scores(plain: Any) -> Scores:
+    return {name: Tally(str(told["kind"]), tuple(map(float, told["sums"]))) for name, told in plain.items()}
+
+
+def _by_name(read: Callable[[Any], T]) -> Callable[[Any], dict[str, T]]:
+    return lambda plain: {str(name): read(value) for name, value in plain.items()}
