@@ -1,0 +1,44 @@
+# Everything the project can do, one verb each; continuous integration calls the same ones.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PHANTOM := runs/phantom-data
+
+# Tests and benchmarks parallelise over processes: one thread each.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench docs
+
+help:  ## print the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## create .venv and install what constraints.txt says
+
+demo: setup $(PHANTOM)  ## train four phantom hospitals together and write a report
+	OMP_NUM_THREADS= $(BIN)/consilium sim run recipes/phantom.yaml --data $(PHANTOM)
+
+test: setup  ## run the tests
+	$(BIN)/pytest -m "not slow" -n 2
+
+check: setup  ## style, format, types, and who imports whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+bench: setup  ## time us against the floor, side by side
+	$(BIN)/python -m bench.jobs
+	$(BIN)/python -m bench.aggregation
+
+docs: setup  ## run every command and every snippet that the documents show
+	$(BIN)/pytest tests/test_docs.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(PHANTOM): | setup
+	$(BIN)/consilium sim phantom $@
