@@ -62,7 +62,11 @@ def jobs() -> dict[str, Job]:
     mlp = Part("table_mlp", {"hidden": (220, 200)})
     thousand = replace(trivial, name="thousand", model=mlp, rounds=2, training=Training(batch=8))
     big = replace(
-        trivial, name="big", model=Part("table_mlp", {"hidden": (4980, 4980)}), rounds=3, training=Training(steps=1)
+        trivial,
+        name="big",
+        model=Part("table_mlp", {"hidden": (4980, 4980)}),
+        rounds=3,
+        training=Training(steps=1),
     )
     return {
         "A": Job(a, 8, 64, (1, 64, 64)),
@@ -82,7 +86,10 @@ def cohort(job: Job, site: str) -> Cohort:
     head, spec = next(iter(job.recipe.heads.items()))
     target = (first > 0.5).float() if spec.kind == "segmentation" else (first[:, 0] > 0).long()
     cases = Batch(
-        inputs, torch.ones(total, len(names), dtype=torch.bool), {head: target}, {head: torch.ones(total).bool()}
+        inputs,
+        torch.ones(total, len(names), dtype=torch.bool),
+        {head: target},
+        {head: torch.ones(total).bool()},
     )
     split = (torch.arange(total) >= job.cases).long()
     return Cohort(site, names, tuple(map(str, range(total))), torch.arange(total), split, cases, None)

@@ -150,9 +150,7 @@ def private(site: Site, spending: Spending) -> Losses:
         recipe.privacy.mode,
     )
     with closing(gradient):
-        for rows in poisson(
-            spending.cases_of, spending.event.sampling_rate, spending.event.steps, generator
-        ):
+        for rows in poisson(spending.cases_of, spending.event.sampling_rate, spending.event.steps, generator):
             seen.clear()
             batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
             gradient(batch.map(lambda x: x.to(site.settings.device)) if len(rows) else None, losses)
@@ -176,13 +174,13 @@ def flipped(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
         return torch.where(rows, x.flip(2), x)
 
     images = {n: flip(x) if recipe.modalities[n].kind == "image" else x for n, x in batch.inputs.items()}
-    masks = {
-        n: flip(y) if recipe.heads[n].kind == "segmentation" else y for n, y in batch.targets.items()
-    }
+    masks = {n: flip(y) if recipe.heads[n].kind == "segmentation" else y for n, y in batch.targets.items()}
     return replace(batch, inputs=images, targets=masks)
 
 
-def optimiser_for(recipe: Recipe, groups: list[str], vectors: Vectors, grads: Vectors) -> torch.optim.Optimizer:
+def optimiser_for(
+    recipe: Recipe, groups: list[str], vectors: Vectors, grads: Vectors
+) -> torch.optim.Optimizer:
     """Build the recipe's optimiser over whole group vectors; fresh in every round."""
     training, parameters = recipe.training, []
     for group in groups:

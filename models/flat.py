@@ -60,8 +60,10 @@ class Flat:
         self._trainable = wanted
 
     def load(self, vectors: Vectors) -> None:
-        """Copy `vectors` in. A group that is not given becomes zero: what a site does
-        not own it does not see, also when one process plays many sites."""
+        """Copy `vectors` in; a group that is not given becomes zero.
+
+        What a site does not own it does not see, also when one process plays many sites.
+        """
         for group, vector in self.vectors.items():
             if group in vectors:
                 vector.copy_(vectors[group])

@@ -181,7 +181,7 @@ def _read(message: Message) -> tuple[dict[str, Any], Vectors, dict[str, Vectors]
 def _vector(key: str, array: Array) -> Tensor:
     size = len(array.data)
     if array.stype != RAW or array.dtype != "float32" or array.shape != (size // 4,) or size % 4:
-        msg = f"vector '{key}' claims {array.stype} {array.dtype} {array.shape} in {size} bytes: not sent by us"
+        msg = f"vector '{key}' claims {array.stype} {array.dtype} {array.shape} in {size} B: not sent by us"
         raise WireError(msg)
     flat = np.frombuffer(array.data, dtype="<f4")
     # Torch has no read-only tensors: what arrived as bytes is copied, a lent buffer is not.

@@ -52,9 +52,9 @@ def _guard_events(text: str, where: str) -> None:
         if depth > DEEPEST:
             raise RecipeError(f"{where}, line {line}: nested more than {DEEPEST} deep")
         if getattr(event, "anchor", None):
-            raise RecipeError(f"{where}, line {line}: anchors and aliases are not allowed: write the value out")
-        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
-            raise RecipeError(f"{where}, line {line}: tag '{event.tag}' is not allowed: write a plain value")
+            raise RecipeError(f"{where}, line {line}: no anchors and aliases here: write the value out")
+        if tag := getattr(event, "tag", None):
+            raise RecipeError(f"{where}, line {line}: tag '{tag}' is not allowed: write a plain value")
 
 
 def _guard_node(node: yaml.Node | None, path: str, where: str) -> None:

@@ -31,7 +31,10 @@ from protocol.errors import RecipeError
 from protocol.plain import MOST_BYTES, guard, join
 from protocol.typed import Rule, fit, freeze, hints_of, one_of, record, unknown
 
-_WORD = Rule("of a-z, 0-9 and _, starting with a letter", lambda text: bool(re.fullmatch(r"[a-z][a-z0-9_]*", text)))
+_WORD = Rule(
+    "of a-z, 0-9 and _, starting with a letter",
+    lambda text: bool(re.fullmatch(r"[a-z][a-z0-9_]*", text)),
+)
 _TITLE = Rule(
     "of at most 64 letters, digits, - and _",
     lambda text: bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text)),
@@ -271,7 +274,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         config = OmegaConf.create(text, max_yaml_expanded_nodes=MOST_BYTES)
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
-    plain = OmegaConf.to_container(config, resolve=False)
+    plain: Any = OmegaConf.to_container(config, resolve=False)
     if not isinstance(plain, dict):
         raise RecipeError(f"{where}: expected a mapping of keys such as 'name' and 'model', found a list")
     return plain
@@ -309,7 +312,7 @@ def _check_whole(recipe: Recipe) -> None:
     """What no single key can tell."""
     for name, modality in recipe.modalities.items():
         if modality.kind == "table" and modality.features < 1:
-            raise RecipeError(f"modalities.{name}.features: expected a whole number >= 1 for a table, found 0")
+            raise RecipeError(f"modalities.{name}.features: a table needs its width, a whole number >= 1")
     head, slash, metric = recipe.evaluation.select.partition("/")
     if not recipe.evaluation.select:
         return

@@ -68,8 +68,9 @@ def freeze(value: Any, path: str) -> Any:
     elif isinstance(value, float):
         return _scalar(value, float, path)
     elif value is not None and not isinstance(value, int):
-        raise RecipeError(f"{path}: expected text, a number, true, false, null, a list or a mapping, "
-                          f"found {found(value)}")
+        raise RecipeError(
+            f"{path}: expected text, a number, a switch, a list or a mapping, found {found(value)}"
+        )
     return value
 
 
@@ -85,8 +86,8 @@ def record(value: Any, kind: type, path: str) -> Any:
             raise _misplaced(key, hints) or unknown(key, fields, path)
     missing = [name for name, field in fields.items() if name not in given and _required(field)]
     if missing:
-        expected = describe(hints[missing[0]])
-        raise RecipeError(f"{join(path, missing[0])}: expected {expected}, found nothing; the key is required")
+        key, expected = join(path, missing[0]), describe(hints[missing[0]])
+        raise RecipeError(f"{key}: expected {expected}, found nothing; the key is required")
     return kind(**{key: fit(item, hints[key], join(path, key)) for key, item in given.items()})
 
 
@@ -100,9 +101,11 @@ def unknown(name: object, known: Iterable[str], path: str, what: str = "key") ->
     """The error for a name that does not exist, with the nearest one that does."""
     known = list(known)
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"the nearest is '{join(path, near[0]) if what == 'key' else near[0]}'" if near else _listing(known)
-    where = join(path, name) if what == "key" else path
-    return RecipeError(f"{where}: no such {what}{'' if what == 'key' else f' {name!r}'}; {hint}")
+    if what == "key":
+        hint = f"the nearest is '{join(path, near[0])}'" if near else _listing(known)
+        return RecipeError(f"{join(path, name)}: no such key; {hint}")
+    hint = f"the nearest is '{near[0]}'" if near else _listing(known)
+    return RecipeError(f"{path}: no such {what} {found(name)}; {hint}")
 
 
 def describe(annotation: Any) -> str:
@@ -134,8 +137,12 @@ def found(value: Any) -> str:
 
 _SHOWN = 60
 _WORDS = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "text",
-    Any: "a value", type(None): "null",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Any: "a value",
+    type(None): "null",
 }
 
 
@@ -196,8 +203,9 @@ def _mapping(value: Any, annotation: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise RecipeError(f"{path}: expected a mapping, found {found(value)}")
     key_type, item_type = get_args(annotation) or (str, Any)
+    places = ((join(path, key), key, item) for key, item in value.items())
     return types.MappingProxyType(
-        {fit(key, key_type, join(path, key)): fit(item, item_type, join(path, key)) for key, item in value.items()}
+        {fit(key, key_type, place): fit(item, item_type, place) for place, key, item in places}
     )
 
 
@@ -215,9 +223,8 @@ def _sequence(value: Any, annotation: Any, path: str) -> Any:
     wanted = arguments * len(value) if len(arguments) == 1 else arguments
     if len(wanted) != len(value):
         raise RecipeError(f"{path}: expected {len(wanted)} values, found {len(value)}")
-    return tuple(
-        fit(item, kind, f"{path}[{index}]") for index, (item, kind) in enumerate(zip(value, wanted, strict=True))
-    )
+    pairs = enumerate(zip(value, wanted, strict=True))
+    return tuple(fit(item, kind, f"{path}[{index}]") for index, (item, kind) in pairs)
 
 
 def _scalar(value: Any, annotation: Any, path: str) -> Any:

@@ -65,7 +65,9 @@ def resume(
 def follow(folder: Path, recipe: Recipe) -> None:
     """Run with a progress bar, then print the tables and write the report."""
     console = Console()
-    console.print(f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.rounds} rounds, {recipe.strategy.name}")
+    console.print(
+        f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.rounds} rounds, {recipe.strategy.name}"
+    )
     try:
         with bar(console) as progress:
             task = progress.add_task("meeting the sites", total=recipe.rounds)

@@ -52,15 +52,24 @@ class LocalGrid(Grid):
         return self._nodes
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Build a message (Flower's older way)."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Push all, then pull all; a local site always answers, so `timeout` has no use."""
         del timeout
-        return [reply for number in list(self.push_messages(messages)) for reply in self.pull_messages([number])]
+        return [
+            reply for number in list(self.push_messages(messages)) for reply in self.pull_messages([number])
+        ]
 
     def stamp(self, message: Message) -> str:
         """Give the message the id by which its reply is pulled."""
