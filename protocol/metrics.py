@@ -175,8 +175,8 @@ METRICS: dict[str, Metric] = {
         "mm",
         "lower",
         "95th percentile of the distances between the surfaces of prediction and truth, the worse of the two "
-        "directions; mean over cases (a slice in 2D, a volume in 3D) and channels. Where prediction or truth is "
-        "empty there is no distance: left out; where only one of them is, also counted apart.",
+        "directions; mean over cases (a slice in 2D, a volume in 3D) and channels. Where prediction or truth "
+        "is empty there is no distance: left out; where only one of them is, also counted apart.",
         shaped=lambda length: length == 3,  # noqa: PLR2004 - millimetres, measured, one side empty
     ),
     "auroc": Metric(
