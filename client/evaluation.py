@@ -1,6 +1,6 @@
 """Scoring a model at a site: on whole patients, and on every subset of modalities.
 
-    rows       the split's cases that have some label; of a subset, those that own all of it
+    rows       the split's cases with something to see and a label; of a subset, those that own all of it
     predict    the model in mini-batches, seeing those modalities alone
     measure    head by head, on its labelled cases, all together (a patient is never cut in two)
 
@@ -41,11 +41,10 @@ def evaluate(
     all of it, seeing just those; a subset that no case has is left out. Surface distances are measured
     on the test split alone. The model is left in evaluation mode.
     """
-    rows = _labelled(cohort, cohort.rows(split))
     return {
-        name: _score(model, cohort, recipe, seen, present, distances=split == "test")
-        for name, seen, present in _views(cohort, recipe, rows, subsets)
-        if len(seen)
+        name: _score(model, cohort, recipe, rows, present, distances=split == "test")
+        for name, rows, present in _views(cohort, cohort.rows(split), subsets)
+        if len(rows)
     }
 
 
@@ -85,18 +84,13 @@ def _score(
 
 
 def _views(
-    cohort: Cohort, recipe: Recipe, rows: Tensor, subsets: Sequence[tuple[str, ...]] | None
+    cohort: Cohort, rows: Tensor, subsets: Sequence[tuple[str, ...]] | None
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     owned = cohort.cases.present[rows]
     if subsets is None:
-        some = owned.any(1)
-        yield OWN, rows[some], owned[some]
+        yield OWN, rows, owned
         return
     for subset in subsets:
-        seen = torch.tensor([modality in subset for modality in recipe.modalities])
+        seen = torch.tensor([modality in subset for modality in cohort.modalities])
         complete = (owned | ~seen).all(1)
         yield subset_name(subset), rows[complete], seen.expand(int(complete.sum()), -1)
-
-
-def _labelled(cohort: Cohort, rows: Tensor) -> Tensor:
-    return rows[torch.stack([has[rows] for has in cohort.cases.labelled.values()]).any(0)]
