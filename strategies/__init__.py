@@ -1,0 +1,1 @@
+"""How updates become the next parameters: one published method a file."""

@@ -1,0 +1,92 @@
+"""What a strategy is: how updates become the next parameters, and what sites do differently.
+
+    state  = strategy.init(parameters)             once a run
+    state  = strategy.step(state, updates)         once a round, at the server
+    correct, finish, personal, private             at the site, all optional
+
+Every strategy shares one rule, idea 2 of the design: a group of parameters belongs to the
+sites that used it. With `n[i, g]` the cases of site `i` that used group `g`, the *owner mean*
+of the updates is
+
+    mean(u)[g] = sum_i n[i, g] * u_i[g] / sum_i n[i, g]       over the sites that sent g
+
+and a group that nobody sent keeps its value. Strategies know vectors, not networks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from protocol.update import Update, Vectors
+
+Memory = Mapping[str, Vectors]
+"""Name -> group -> flat vector: what outlives a round, at the server or at one site."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that survives a round at the server; a checkpoint is exactly this.
+
+    `parameters`   group -> flat float32 `(size,)`
+    `memory`       name -> group -> flat float32 `(size,)`, such as FedAvgM's `momentum`
+    """
+
+    parameters: Vectors
+    memory: dict[str, Vectors] = field(default_factory=dict)
+
+
+Correct = Callable[[str, Tensor, Tensor, Tensor, Memory, Memory], None]
+"""`(group, grad, here, start, received, memory)`: change `grad` in place before a local step.
+
+`here`, `start`: the site's parameters now and as they arrived; `received`: what the strategy
+`sends`; `memory`: what the site kept from its last round. All vectors are `(size,)`.
+"""
+
+Finished = tuple[dict[str, Vectors], dict[str, Vectors]]
+Finish = Callable[[Vectors, Vectors, Memory, Memory, float, float], Finished]
+"""`(start, here, received, memory, steps, rate) -> (extras, new memory)` after the last local step.
+
+`extras` travel with the update; the new memory stays at the site.
+"""
+
+
+@dataclass(frozen=True)
+class Local:
+    """A strategy's part at the site.
+
+    `correct`    see `Correct`
+    `finish`     see `Finish`
+    `personal`   Ditto's lambda: also train a model of the site's own, pulled to the global one
+    `private`    parameters that never travel: "" none, "norm", "head" or "all"
+    """
+
+    correct: Correct | None = None
+    finish: Finish | None = None
+    personal: float | None = None
+    private: str = ""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a federation learns.
+
+    `init(parameters)` copies what it keeps. `step(state, updates)` takes one update at a time
+    and keeps no reference to its tensors, which the caller overwrites. Until `updates` is
+    exhausted `state` is untouched, since the iterable may raise at its end and the round then
+    never happened; after that `state` is consumed: its memory is reused, go on with the result.
+
+    `sends` names the vectors of `state.memory` that travel to the sites as `received`.
+    """
+
+    init: Callable[[Vectors], State]
+    step: Callable[[State, Iterable[Update]], State]
+    sends: tuple[str, ...] = ()
+    local: Local = field(default_factory=Local)
+
+
+def initial(parameters: Vectors, *names: str) -> State:
+    """Copy `parameters`; one vector of zeros a group in memory for each of `names`."""
+    memory = {name: {g: torch.zeros_like(v) for g, v in parameters.items()} for name in names}
+    return State({group: vector.clone() for group, vector in parameters.items()}, memory)

@@ -1,0 +1,40 @@
+"""Every strategy by its name in a recipe; a builder's keyword-only parameters are its options."""
+
+from collections.abc import Callable
+
+from strategies.base import Strategy
+from strategies.ditto import ditto
+from strategies.fedavg import fedavg
+from strategies.fedavgm import fedavgm
+from strategies.fedbn import fedbn
+from strategies.fednova import fednova
+from strategies.fedopt import fedadagrad, fedadam, fedyogi
+from strategies.fedper import fedper
+from strategies.fedprox import fedprox
+from strategies.geometric_median import geometric_median
+from strategies.krum import krum
+from strategies.local import local
+from strategies.median import median
+from strategies.norm_bounding import norm_bounding
+from strategies.scaffold import scaffold
+from strategies.trimmed_mean import trimmed_mean
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "ditto": ditto,
+    "fedadagrad": fedadagrad,
+    "fedadam": fedadam,
+    "fedavg": fedavg,
+    "fedavgm": fedavgm,
+    "fedbn": fedbn,
+    "fednova": fednova,
+    "fedper": fedper,
+    "fedprox": fedprox,
+    "fedyogi": fedyogi,
+    "geometric_median": geometric_median,
+    "krum": krum,
+    "local": local,
+    "median": median,
+    "norm_bounding": norm_bounding,
+    "scaffold": scaffold,
+    "trimmed_mean": trimmed_mean,
+}
