@@ -1,0 +1,173 @@
+"""A site's patients as tensors, split by patient.
+
+A *case* is one training example: an image slice, a volume, a row of a table. A patient may
+have many, and all of them stand in one split, so that no score is measured on a patient
+who was trained on. Row `i` of every tensor is case `i`; `patient[i]` says whose it is.
+
+What a site tells others about its cohort are the counts below, never a name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from protocol.batch import Batch
+from protocol.errors import DataError
+from protocol.groups import SHARED, head_group, modality_group
+from protocol.recipe import Recipe
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """N cases of a site.
+
+    `modalities`  the recipe's, in the order of `cases.present`'s columns
+    `patients`    names, known only here
+    `patient`     `(N,)` int64 index into `patients`
+    `split`       `(N,)` int64 index into `SPLITS`
+    `spacing_mm`  size of a pixel or voxel; None where unknown, or for tables
+    """
+
+    site: str
+    modalities: tuple[str, ...]
+    patients: tuple[str, ...]
+    patient: Tensor
+    split: Tensor
+    cases: Batch
+    spacing_mm: tuple[float, ...] | None
+
+    @property
+    def usable(self) -> Tensor:
+        """Bool `(N,)`: cases with something to see and something to learn."""
+        labelled = torch.stack(list(self.cases.labelled.values()), 1)  # (N, heads)
+        return self.cases.present.any(1) & labelled.any(1)
+
+    def rows(self, split: str) -> Tensor:
+        """Return the usable cases of a split, `(n,)` int64 in ascending order."""
+        return (self.usable & (self.split == SPLITS.index(split))).nonzero().flatten()
+
+    def counts(self, split: str = "train") -> dict[str, int]:
+        """Return group -> usable cases of the split that train it; groups without any are left out.
+
+        Everything shared is trained by every usable case, a modality's group by those who
+        have the modality, a head's by those who have the label.
+        """
+        rows = self.rows(split)
+        present = self.cases.present[rows].sum(0).tolist()
+        counts = {SHARED: len(rows)}
+        counts |= {modality_group(name): n for name, n in zip(self.modalities, present, strict=True)}
+        counts |= {head_group(name): int(has[rows].sum()) for name, has in self.cases.labelled.items()}
+        return {group: count for group, count in counts.items() if count}
+
+    def summary(self) -> dict[str, object]:
+        """Return the site's description of itself: counts alone, as plain data.
+
+        `patients`, `cases`: split -> count; `patterns`: modalities joined by '+' -> training
+        cases; `labels`: head -> training cases that have it.
+        """
+        rows = {split: self.rows(split) for split in SPLITS}
+        train = rows["train"]
+        return {
+            "site": self.site,
+            "patients": {split: len(self.patient[each].unique()) for split, each in rows.items()},
+            "cases": {split: len(each) for split, each in rows.items()},
+            "patterns": self._patterns(train),
+            "labels": {head: int(has[train].sum()) for head, has in self.cases.labelled.items()},
+        }
+
+    def _patterns(self, rows: Tensor) -> dict[str, int]:
+        patterns, counts = self.cases.present[rows].unique(dim=0, return_counts=True)
+        names = ["+".join(m for m, has in zip(self.modalities, p, strict=True) if has) for p in patterns.tolist()]
+        return dict(sorted(zip(names, counts.tolist(), strict=True)))
+
+
+def assemble(
+    site: str,
+    recipe: Recipe,
+    patients: Mapping[str, Batch],
+    split: Mapping[str, int],
+    spacing_mm: tuple[float, ...] | None = None,
+) -> Cohort:
+    """Make a cohort of each patient's cases; patients stand in the order of their names."""
+    names = tuple(sorted(name for name in patients if len(patients[name])))
+    if not names:
+        msg = f"site '{site}' has no patient with anything that the recipe uses: check its folder"
+        raise DataError(msg)
+    owners = torch.repeat_interleave(torch.tensor([len(patients[name]) for name in names]))
+    splits = torch.tensor([split[name] for name in names])
+    cases = join([patients[name] for name in names])
+    return Cohort(site, tuple(recipe.modalities), names, owners, splits[owners], cases, spacing_mm)
+
+
+def concatenate(site: str, cohorts: Sequence[Cohort]) -> Cohort:
+    """Return the union of several sites' cases under one name, every case in its old split.
+
+    Equal names at two sites are two patients.
+    """
+    offsets = [sum(len(c.patients) for c in cohorts[:i]) for i in range(len(cohorts))]
+    spacings = {cohort.spacing_mm for cohort in cohorts}
+    return Cohort(
+        site,
+        cohorts[0].modalities,
+        tuple(f"{cohort.site}/{name}" for cohort in cohorts for name in cohort.patients),
+        torch.cat([cohort.patient + offset for cohort, offset in zip(cohorts, offsets, strict=True)]),
+        torch.cat([cohort.split for cohort in cohorts]),
+        join([cohort.cases for cohort in cohorts]),
+        spacings.pop() if len(spacings) == 1 else None,
+    )
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Return all batches' cases as one batch, in order."""
+    first = batches[0]
+    return Batch(
+        {name: torch.cat([b.inputs[name] for b in batches]) for name in first.inputs},
+        torch.cat([b.present for b in batches]),
+        {name: torch.cat([b.targets[name] for b in batches]) for name in first.targets},
+        {name: torch.cat([b.labelled[name] for b in batches]) for name in first.labelled},
+    )
+
+
+def checked(cohort: Cohort, recipe: Recipe) -> Cohort:
+    """Return `cohort` if a model can train on it; `DataError` says what is wrong with how many cases."""
+    _as_wide_as_declared(cohort, recipe)
+    for column, name in enumerate(cohort.modalities):
+        present = cohort.cases.present[:, column]
+        wild = ~cohort.cases.inputs[name].flatten(1).isfinite().all(1) & present
+        _none(wild, cohort, f"hold NaN or infinite values in '{name}'", "remove or repair them")
+    for name, head in recipe.heads.items():
+        target, labelled = cohort.cases.targets[name], cohort.cases.labelled[name]
+        if head.kind == "classification":
+            wrong = (target < 0) | (target >= max(head.classes, 2))
+            _none(wrong & labelled, cohort, f"have a label '{name}' out of range", "correct it")
+        elif head.kind == "survival":
+            time, event = target.unbind(1)
+            wrong = ~(time >= 0) | ~time.isfinite() | ((event != 0) & (event != 1))
+            _none(wrong & labelled, cohort, f"have no valid time and event for '{name}'", "correct them")
+    return cohort
+
+
+def _as_wide_as_declared(cohort: Cohort, recipe: Recipe) -> None:
+    wide = {f"modalities.{n}.features": (cohort.cases.inputs[n].shape[1], m.features)
+            for n, m in recipe.modalities.items() if m.kind == "table"}
+    wide |= {f"heads.{n}.classes": (cohort.cases.targets[n].shape[1], h.classes)
+             for n, h in recipe.heads.items() if h.kind == "segmentation"}
+    for key, (found, declared) in wide.items():
+        if found != declared:
+            msg = f"site '{cohort.site}': its files give {found}, the recipe says {key}: {declared}; make them agree"
+            raise DataError(msg)
+
+
+def renamed(cohort: Cohort, site: str) -> Cohort:
+    """Return the same cohort under the site's own name."""
+    return replace(cohort, site=site)
+
+
+def _none(wrong: Tensor, cohort: Cohort, what: str, remedy: str) -> None:
+    if count := int(wrong.sum()):
+        msg = f"site '{cohort.site}': {count} of {len(wrong)} cases {what}: {remedy}"
+        raise DataError(msg)

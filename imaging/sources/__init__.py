@@ -1,0 +1,53 @@
+"""Readers of data folders, by the name a recipe gives them: `data: {name: slices, size: 64}`.
+
+A reader takes one site's part of a folder, or the whole folder as one site where `site` is
+None: a hospital's own folder. Its messages say which site, what and how many, never whose.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from imaging.cohort import Cohort, checked, renamed
+from imaging.sources import nifti, slices, table
+from protocol.errors import DataError
+from protocol.recipe import Recipe, build, check_part
+
+SOURCES: dict[str, Callable[..., Cohort]] = {
+    "slices": slices.read,
+    "nifti": nifti.read,
+    "heart4": table.read_heart4,
+    "tcga_brca": table.read_tcga_brca,
+}
+"""Name -> `read(root, recipe, site, *, options) -> Cohort`."""
+
+SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
+    "slices": slices.sites,
+    "nifti": nifti.sites,
+    "heart4": table.sites_heart4,
+    "tcga_brca": table.sites_tcga_brca,
+}
+"""Name -> `sites(root, recipe)`: the names of the sites found in a folder."""
+
+
+def read_cohort(root: Path, recipe: Recipe, site: str | None) -> Cohort:
+    """Read what the recipe needs of `site`; `DataError` where the files do not give it."""
+    _folder(root)
+    cohort: Cohort = build(SOURCES, recipe.data, "data", root=root, recipe=recipe, site=site)
+    return checked(renamed(cohort, site or root.name), recipe)
+
+
+def list_sites(root: Path, recipe: Recipe) -> list[str]:
+    """Return the sites that a simulation finds in `root`, sorted."""
+    check_part(SOURCES, recipe.data, "data")
+    _folder(root)
+    found = sorted(SITES[recipe.data.name](root, recipe))
+    if not found:
+        msg = f"{root} holds no site's data in the layout of '{recipe.data.name}': see its module's description"
+        raise DataError(msg)
+    return found
+
+
+def _folder(root: Path) -> None:
+    if not root.is_dir():
+        msg = f"{root} is not a folder: give the folder of the data"
+        raise DataError(msg)
