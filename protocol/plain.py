@@ -33,19 +33,19 @@ _REFUSED = (
 def guard(text: str, where: str, path: str = "") -> None:
     """Raise RecipeError unless `text` is one small, shallow document of plain values.
 
-    `where` names the text in a message; `path` is the key whose value it is, if it is one.
+    `where` names the text in a message; `path` is the key whose value it is, if it is one,
+    and counts as depth: what an override adds must still fit into the recipe's own text.
     """
     if len(text) > MOST_BYTES:
         raise RecipeError(f"{where}: longer than {MOST_BYTES // 1024} KiB; a recipe is a page of text")
     try:
-        _guard_events(text, where)
+        _guard_events(text, where, depth=path.count(".") + 1 if path else 0)
         _guard_node(yaml.compose(text, Loader=yaml.CSafeLoader), path, where)
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {_one_line(error)}") from error
 
 
-def _guard_events(text: str, where: str) -> None:
-    depth = 0
+def _guard_events(text: str, where: str, depth: int) -> None:
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         line = event.start_mark.line + 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -29,7 +29,7 @@ from yaml import YAMLError
 
 from protocol.errors import RecipeError
 from protocol.plain import MOST_BYTES, guard, join
-from protocol.typed import Rule, fit, freeze, hints_of, one_of, record, unknown
+from protocol.typed import Rule, fit, found, freeze, hints_of, one_of, record, unknown
 
 _WORD = Rule(
     "of a-z, 0-9 and _, starting with a letter",
@@ -43,7 +43,7 @@ _TITLE = Rule(
 Word = Annotated[str, _WORD]
 Title = Annotated[str, _TITLE]
 Count = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
-Natural = Annotated[int, Rule("from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)]
+Natural = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("> 0", lambda value: value > 0)]
 NotNegative = Annotated[float, Rule(">= 0", lambda value: value >= 0)]
 Share = Annotated[float, Rule("in (0, 1]", lambda value: 0 < value <= 1)]
@@ -71,7 +71,9 @@ class Part:
         """Read the flat form; RecipeError where it is not one."""
         flat = {"name": value} if isinstance(value, str) else freeze(value, path)
         if not isinstance(flat, Mapping) or "name" not in flat:
-            raise RecipeError(f"{path}: expected a name, or a mapping with 'name' and options; found neither")
+            raise RecipeError(
+                f"{path}: expected a name, or a mapping with 'name', found {found(value)} without"
+            )
         options = {key: flat[key] for key in flat if key != "name"}
         return Part(fit(flat["name"], Word, join(path, "name")), MappingProxyType(options))
 

@@ -60,14 +60,14 @@ def fit(value: Any, annotation: Any, path: str) -> Any:
 def freeze(value: Any, path: str) -> Any:
     """Any plain value, read-only: scalars, tuples, mappings in the order of their keys."""
     if isinstance(value, Mapping):
-        return _mapping(dict(_sorted(value, path)), Mapping[str, Any], path)
+        return _mapping(dict(sorted(_worded(value, path).items())), Mapping[str, Any], path)
     if isinstance(value, list | tuple):
         return tuple(freeze(item, f"{path}[{index}]") for index, item in enumerate(value))
     if isinstance(value, str):
         guard_text(value, path)
-    elif isinstance(value, float):
-        return _scalar(value, float, path)
-    elif value is not None and not isinstance(value, int):
+    elif isinstance(value, bool | int | float):
+        return _scalar(value, type(value), path)
+    elif value is not None:
         raise RecipeError(
             f"{path}: expected text, a number, a switch, a list or a mapping, found {found(value)}"
         )
@@ -81,7 +81,7 @@ def record(value: Any, kind: type, path: str) -> Any:
         raise RecipeError(f"{path or 'recipe'}: expected a mapping, found {found(value)}")
     hints = hints_of(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in given:
+    for key in _worded(given, path or "recipe"):
         if key not in fields:
             raise _misplaced(key, hints) or unknown(key, fields, path)
     missing = [name for name, field in fields.items() if name not in given and _required(field)]
@@ -103,7 +103,7 @@ def unknown(name: object, known: Iterable[str], path: str, what: str = "key") ->
     near = difflib.get_close_matches(str(name), known, n=1)
     if what == "key":
         hint = f"the nearest is '{join(path, near[0])}'" if near else _listing(known)
-        return RecipeError(f"{join(path, name)}: no such key; {hint}")
+        return RecipeError(f"{join(path, str(name)[:_SHOWN])}: no such key; {hint}")
     hint = f"the nearest is '{near[0]}'" if near else _listing(known)
     return RecipeError(f"{path}: no such {what} {found(name)}; {hint}")
 
@@ -131,11 +131,14 @@ def found(value: Any) -> str:
         return "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) >= _BEYOND:  # Python refuses to write the longest ones out
+        return "a number of more than 63 bits"
     text = repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 _SHOWN = 60
+_BEYOND = 2**63
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -203,17 +206,17 @@ def _mapping(value: Any, annotation: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise RecipeError(f"{path}: expected a mapping, found {found(value)}")
     key_type, item_type = get_args(annotation) or (str, Any)
-    places = ((join(path, key), key, item) for key, item in value.items())
+    places = ((join(path, key), key, item) for key, item in _worded(value, path).items())
     return types.MappingProxyType(
         {fit(key, key_type, place): fit(item, item_type, place) for place, key, item in places}
     )
 
 
-def _sorted(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
+def _worded(value: Mapping[Any, Any], path: str) -> Mapping[str, Any]:
     for key in value:
         if not isinstance(key, str):
-            raise RecipeError(f"{join(path, key)}: expected a key in words, found {found(key)}; quote it")
-    return sorted(value.items())
+            raise RecipeError(f"{path}: expected a key in words, found {found(key)}; quote it")
+    return value
 
 
 def _sequence(value: Any, annotation: Any, path: str) -> Any:
@@ -230,17 +233,14 @@ def _sequence(value: Any, annotation: Any, path: str) -> Any:
 def _scalar(value: Any, annotation: Any, path: str) -> Any:
     # bool is an int in Python, but `rounds: true` is a slip of the pen.
     accepted = (int, float) if annotation is float else annotation
-    if isinstance(value, accepted) and isinstance(value, bool) == (annotation is bool):
-        if annotation is str:
-            guard_text(value, path)
-        result = _float(value) if annotation is float else value
-        if annotation is not float or math.isfinite(result):
-            return result
-    raise RecipeError(f"{path}: expected {describe(annotation)}, found {found(value)}")
+    if not isinstance(value, accepted) or isinstance(value, bool) != (annotation is bool):
+        raise RecipeError(f"{path}: expected {describe(annotation)}, found {found(value)}")
+    if annotation is str:
+        guard_text(value, path)
+    elif not _holdable(value):
+        raise RecipeError(f"{path}: expected {describe(annotation)} that fits, found {found(value)}")
+    return float(value) if annotation is float else value
 
 
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an int beyond 1.8e308
-        return math.inf
+def _holdable(value: float) -> bool:
+    return -_BEYOND < value < _BEYOND if isinstance(value, int) else math.isfinite(value)
