@@ -95,7 +95,7 @@ def member_of(reply: Reply) -> Member:
 def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:
     """Return the state to go on from and the rounds that led to it; a fresh one for a new run."""
     saved = folder / "checkpoints"
-    if not saved.is_dir():
+    if not checkpoint.exists(saved):
         return strategy.init(initial_parameters(recipe, strategy)), ()
     found = checkpoint.load(saved)
     if found.facts["run"] != folder.name:
