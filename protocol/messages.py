@@ -211,4 +211,7 @@ def _update(facts: Any, vectors: Vectors, named: Mapping[str, Vectors]) -> Updat
 
 
 def _error(facts: Any) -> tuple[str, str] | None:
-    return None if facts is None else (str(facts[0]), str(facts[1]))
+    if facts is None:
+        return None
+    kind, text = facts
+    return str(kind), str(text)
