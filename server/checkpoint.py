@@ -93,9 +93,9 @@ def save(folder: Path, vectors: Vectors, facts: Mapping[str, Any], number: int) 
     return target
 
 
-def exists(folder: Path) -> bool:
-    """Say whether any checkpoint was ever finished in `folder`, intact or not."""
-    return bool(_newest_first(folder))
+def newest(folder: Path) -> Path | None:
+    """Return the newest file ever finished in `folder`, intact or not; None before the first."""
+    return next(iter(_newest_first(folder)), None)
 
 
 def load(folder: Path) -> Checkpoint:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from protocol.errors import CheckpointError
+from protocol.errors import CheckpointError, UpdateError
 from protocol.metrics import Tally
 
 T = TypeVar("T")
@@ -132,10 +132,13 @@ def _plain(thing: Any) -> Any:
     return str(thing) if isinstance(thing, float) and not math.isfinite(thing) else thing
 
 
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, UpdateError)
+
+
 def _reading(text: str, what: str, read: Callable[[Any], T]) -> T:
     try:
         return read(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{what} is damaged ({type(error).__name__}: {error}): restore it from a backup"
         ) from error
