@@ -95,7 +95,7 @@ def member_of(reply: Reply) -> Member:
 def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:
     """Return the state to go on from and the rounds that led to it; a fresh one for a new run."""
     saved = folder / "checkpoints"
-    if not checkpoint.exists(saved):
+    if checkpoint.newest(saved) is None:
         return strategy.init(initial_parameters(recipe, strategy)), ()
     found = checkpoint.load(saved)
     if found.facts["run"] != folder.name:
@@ -114,7 +114,7 @@ def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> T
     """Start the tracking run, or go on with the one that the folder names."""
     if uri == "off":
         return None
-    tracker = Tracker(uri or None, recipe.name, folder.parent)
+    tracker = Tracker(uri or None, recipe.name, folder)
     known = folder / "tracking.json"
     before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
     run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)

@@ -8,8 +8,8 @@
       best.safetensors   parameters of the best validation score so far
       report.html
 
-Order: checkpoint of round r, then the tasks of round r + 1, then its line and its metrics.
-After a kill, lines and metrics of rounds that no checkpoint holds are dropped and made again.
+Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
+After a kill, lines of rounds that no checkpoint holds are dropped and made again.
 """
 
 import math
@@ -53,15 +53,17 @@ class Book:
         return len(self.record.rounds)
 
     def checkpoint(self, number: int, state: State) -> None:
-        """Write the state after round `number`, durably."""
+        """Write the state after round `number`, durably; only then does the tracker hear of that round."""
         checkpoint.save(self.folder / "checkpoints", flatten(state), {"run": self.record.run}, number)
+        if self._tracker is not None and self.record.rounds:
+            self._tracker.log_round(self.record.rounds[-1])
 
     def heard(self, number: int, site: SiteRound) -> None:
         """Note what became of one site's task."""
         self._watch(number, site)
 
     def round(self, ended: Round, state: State) -> None:
-        """Write a round down, durably, and tell the tracker and the watcher."""
+        """Write a round down, durably, and tell the watcher."""
         with (self.folder / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(round_to_json(ended) + "\n")
             file.flush()
@@ -69,8 +71,6 @@ class Book:
         self.record = replace(self.record, rounds=(*self.record.rounds, ended))
         if self._note_all((ended,)):
             save_file(state.parameters, self.folder / "best.safetensors")
-        if self._tracker is not None:
-            self._tracker.log_round(ended)
         self._watch(ended.number, ended)
 
     def conclude(self, subsets: Mapping[str, Mapping[str, Scores]]) -> None:

@@ -144,11 +144,9 @@ def _axes(flat: Flat) -> int:
 def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
     x = torch.tensor(np.asarray(values, dtype=np.float32))
     table = modality.kind == "table"
-    fits = (
-        x.dim() == 2 and x.shape[1] == modality.features if table else x.dim() in (4, 5) and x.shape[1] == 1
-    )
-    if not fits:
-        wanted = f"(B, {modality.features})" if table else "(B, 1, X, Y) or (B, 1, X, Y, Z)"
+    channels, ranks = (modality.features, (2,)) if table else (1, (4, 5))
+    if x.dim() not in ranks or x.shape[1] != channels:
+        wanted = f"(B, {channels})" if table else "(B, 1, X, Y) or (B, 1, X, Y, Z)"
         raise DataError(f"modality '{name}': expected an array {wanted}; found {tuple(x.shape)}")
     return x
 
