@@ -18,13 +18,13 @@ def resized_mask(masks: Tensor, size: int | tuple[int, ...]) -> Tensor:
     return (resized(masks, size) > 0.5).float()  # noqa: PLR2004 - half of the area
 
 
-def fitted(images: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Cut or zero-pad the spatial axes of `(N, C, *spatial)` about their centre to `size`."""
+def fitted(images: Tensor, size: tuple[int, ...], fill: float = 0.0) -> Tensor:
+    """Cut or pad (with `fill`) the spatial axes of `(N, C, *spatial)` about their centre to `size`."""
     margins: list[int] = []
     for have, want in zip(reversed(images.shape[2:]), reversed(size), strict=True):
         before = (want - have) // 2
         margins += [before, want - have - before]
-    return pad(images, margins)
+    return pad(images, margins, value=fill)
 
 
 def normalised(image: Tensor) -> Tensor:

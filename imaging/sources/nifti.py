@@ -1,8 +1,259 @@
-"""stub"""
+"""NIfTI scans, a folder per patient.
+
+    <site>/<patient>/<modality>.nii.gz    one scan; a modality that was not acquired has no file
+    <site>/<patient>/<head>.nii.gz        label map on the same grid: 0, or 1 ... classes
+    <site>/<modality>.csv                 patient, then the features of a table modality
+    <site>/labels.csv                     patient, then `<head>` for a classification,
+                                          `<head>_time` and `<head>_event` for a survival head
+
+The root is a folder of sites (a simulation) or, where no site is named, one site's own
+folder. Everything is brought to the closest canonical orientation (x to the right, y to the
+front, z up), so that axial slices are slices along the last axis. All files of a patient
+must lie on one grid: whoever exports them registers them first.
+
+What has no file, is black, or has an empty cell is absent: a missing label map or label
+leaves that case out of its head, an incomplete table row is no table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from protocol.recipe import Recipe
-from imaging.cohort import Cohort
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imaging.cohort import Cohort, assemble
+from imaging.sources.sheets import Row, number, read_sheet
+from imaging.splits import split_patients
+from imaging.transforms import fitted, normalised, resized, resized_mask
+from protocol.batch import Batch
+from protocol.errors import DataError
+from protocol.recipe import Count, Head, Natural, Positive, Recipe
+
+LABELS = "labels"
+SLICE, VOLUME = 2, 3
+SAME_MM = 0.01  # grids that differ by less are one grid
+
+Spacing = tuple[float, ...]
+Found = tuple[Tensor, Tensor]
+"""Values of a patient's N cases, and which of them are there, bool `(N,)`."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient's volumes `(X, Y, Z)` on one grid, and table rows, by the names of their files."""
+
+    volumes: Mapping[str, Tensor]
+    shape: tuple[int, ...]
+    spacing_mm: Spacing | None
+    rows: Mapping[str, Row | None]
+    where: str
+
+
 def sites(root: Path, recipe: Recipe) -> list[str]:
-    return []
-def read(root: Path, recipe: Recipe, site: str | None) -> Cohort:
-    raise NotImplementedError
+    """Return the folders of `root` that hold patients.
+
+    Raises `DataError` where the recipe names a scan or a label map that none of them has.
+    """
+    folders = {path.name: _patients(path) for path in root.iterdir() if path.is_dir()}
+    files = {file.name.partition(".")[0] for paths in folders.values() for path in paths for file in path.iterdir()}
+    images = [name for name, modality in recipe.modalities.items() if modality.kind == "image"]
+    maps = [name for name, head in recipe.heads.items() if head.kind == "segmentation"]
+    missing = [name for name in images + maps if name not in files]
+    if files and missing:
+        msg = f"no site has a file '{missing[0]}.nii.gz': take it out of the recipe, or name the files so"
+        raise DataError(msg)
+    return sorted(site for site, paths in folders.items() if paths)
+
+
+def read(
+    root: Path,
+    recipe: Recipe,
+    site: str | None,
+    *,
+    size: tuple[Count, ...],
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None,
+    slices: Count | None = None,
+    split_seed: Natural = 0,
+) -> Cohort:
+    """Read one site.
+
+    Args:
+        root: the folder of sites; the site's own where `site` is None.
+        recipe: its modalities and heads name the files.
+        site: the site's folder in `root`.
+        size: pixels of a case, cut or padded about the centre: `[X, Y]` makes every axial
+            slice a case, `[X, Y, Z]` every patient.
+        spacing_mm: resample to voxels of this size; null: as the files are, which must agree.
+        slices: at most so many cases a patient, evenly spread; null: all.
+        split_seed: another number gives another split by patient.
+    """
+    if len(size) not in (SLICE, VOLUME):
+        msg = f"size expected [X, Y] for axial slices or [X, Y, Z] for volumes, found {len(size)} numbers"
+        raise ValueError(msg)
+    folder, name = (root / site, site) if site is not None else (root, root.name)
+    if not folder.is_dir():
+        msg = f"site '{name}' has no folder: create it, with a folder for each patient"
+        raise DataError(msg)
+    paths, sheets = _patients(folder), _sheets(folder, recipe)
+    cases, spacings = dict[str, Batch](), set[Spacing]()
+    for place, path in enumerate(paths, 1):
+        rows = {sheet: by_patient.get(path.name) for sheet, by_patient in sheets.items()}
+        where = f"site '{name}', patient folder {place} of {len(paths)}"
+        patient = _read_patient(path, recipe, rows, spacing_mm, where)
+        cases[path.name] = _spread(_cases(patient, recipe, size), slices)
+        spacings |= {patient.spacing_mm} if patient.spacing_mm else set()
+    if len(spacings) > 1:
+        msg = f"site '{name}' has scans of {len(spacings)} voxel sizes: state data.spacing_mm to resample them"
+        raise DataError(msg)
+    spacing = spacings.pop()[: len(size)] if spacings else None
+    return assemble(name, recipe, cases, split_patients(cases, split_seed), spacing)
+
+
+# -- Files -----------------------------------------------------------------------------------
+
+
+def _patients(folder: Path) -> list[Path]:
+    """Return the patient folders of a site in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and any(path.glob("*.nii*")))
+
+
+def _sheets(folder: Path, recipe: Recipe) -> dict[str, dict[str, Row]]:
+    """Return the site's tables: name -> patient -> row."""
+    names = [name for name, modality in recipe.modalities.items() if modality.kind == "table"]
+    paths = {name: folder / f"{name}.csv" for name in (*names, LABELS)}
+    return {
+        name: {row["patient"]: row for row in read_sheet(path, ("patient",))} if path.exists() else {}
+        for name, path in paths.items()
+    }
+
+
+def _read_patient(
+    folder: Path, recipe: Recipe, rows: Mapping[str, Row | None], spacing_mm: Spacing | None, where: str
+) -> Patient:
+    volumes, affines = dict[str, Tensor](), list[NDArray[np.float64]]()
+    for name in (*recipe.modalities, *recipe.heads):
+        path = next((p for p in (folder / f"{name}.nii.gz", folder / f"{name}.nii") if p.exists()), None)
+        if path is not None:
+            volumes[name], affine = _load(path, f"{where}, '{name}'")
+            affines.append(affine)
+    if not volumes:
+        return Patient(volumes, (1, 1, 1), None, rows, where)
+    shapes = {tuple(volume.shape) for volume in volumes.values()}
+    if len(shapes) > 1 or max(np.abs(affine - affines[0]).max() for affine in affines) > SAME_MM:
+        msg = f"{where}: its scans and label maps lie on different grids; register and resample them to one"
+        raise DataError(msg)
+    # Rounded, since the float32 of a header must not make two spacings of one.
+    here, shape = tuple(round(float(mm), 3) for mm in voxel_sizes(affines[0])), shapes.pop()
+    there = spacing_mm or here
+    shape = tuple(max(1, round(n * mm / to)) for n, mm, to in zip(shape, here, there, strict=True))
+    return Patient(volumes, shape, there, rows, where)
+
+
+def _load(path: Path, where: str) -> tuple[Tensor, NDArray[np.float64]]:
+    try:
+        image = nibabel.funcs.as_closest_canonical(nibabel.nifti1.load(path))
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception:  # noqa: BLE001 - whatever nibabel's parsers stumble over, the file is not readable
+        # Without its cause, which would carry the path and with it the patient's name.
+        msg = f"{where}: this NIfTI file cannot be read, it may be truncated; export it anew"
+        raise DataError(msg) from None
+    if values.ndim != VOLUME:
+        msg = f"{where}: expected one volume, found {values.ndim} dimensions; split it into volumes"
+        raise DataError(msg)
+    if not np.isfinite(values).all():
+        msg = f"{where}: holds NaN or infinite values; repair or remove it"
+        raise DataError(msg)
+    return torch.from_numpy(values), image.affine
+
+
+# -- From a patient to cases -----------------------------------------------------------------
+
+
+def _cases(patient: Patient, recipe: Recipe, size: tuple[int, ...]) -> Batch:
+    """Return the patient's cases that have anything to see."""
+    count = patient.shape[-1] if len(size) == SLICE else 1
+    found = {
+        name: _image(patient, name, size) if modality.kind == "image" else _table(patient, name, modality.features)
+        for name, modality in recipe.modalities.items()
+    }
+    known = {name: _TARGETS[head.kind](patient, name, head, size) for name, head in recipe.heads.items()}
+    batch = Batch(
+        {name: _every(values, count) for name, (values, _) in found.items()},
+        torch.stack([_every(here, count) for _, here in found.values()], 1),
+        {name: _every(values, count) for name, (values, _) in known.items()},
+        {name: _every(here, count) for name, (_, here) in known.items()},
+    )
+    seen = batch.present.any(1)
+    return batch.map(lambda x: x[seen])
+
+
+def _every(values: Tensor, count: int) -> Tensor:
+    """What is known once of a patient holds for all their cases."""
+    return values.expand(count, *values.shape[1:])
+
+
+def _spread(cases: Batch, most: int | None) -> Batch:
+    if most is None or most >= len(cases):
+        return cases
+    rows = torch.linspace(0, len(cases) - 1, most).round().long()
+    return cases.map(lambda x: x[rows])
+
+
+def _image(patient: Patient, name: str, size: tuple[int, ...]) -> Found:
+    if name not in patient.volumes:
+        return torch.zeros(1, 1, *size), torch.zeros(1, dtype=torch.bool)
+    volume = resized(patient.volumes[name][None, None], patient.shape)  # (1, 1, X, Y, Z)
+    scan = normalised(volume)
+    black = _as_cases(volume == 0, size).flatten(1).all(1)
+    return fitted(_as_cases(scan, size), size, float(scan.min())), ~black
+
+
+def _as_cases(volumes: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Make `(1, C, X, Y, Z)` one volume or Z slices, `(N, C, X, Y[, Z])`."""
+    return volumes[0].permute(3, 0, 1, 2) if len(size) == SLICE else volumes
+
+
+def _table(patient: Patient, name: str, features: int) -> Found:
+    """Return the row's features in the alphabetical order of their columns."""
+    row = patient.rows[name] or {}
+    cells = [row[column] for column in sorted(row) if column != "patient"]
+    if not all(cells) or not cells:
+        return torch.zeros(1, features), torch.zeros(1, dtype=torch.bool)
+    return torch.tensor([[number(c, f"{patient.where}, '{name}.csv'") for c in cells]]), torch.ones(1).bool()
+
+
+def _segmentation(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
+    if name not in patient.volumes:
+        return torch.zeros(1, head.classes, *size), torch.zeros(1, dtype=torch.bool)
+    labels = patient.volumes[name]
+    values = torch.arange(1, head.classes + 1)
+    if not torch.isin(labels, torch.arange(head.classes + 1.0)).all():
+        msg = f"{patient.where}, '{name}': a label is out of range, expected 0 to {head.classes}; correct the label map"
+        raise DataError(msg)
+    masks = (labels == values.view(-1, 1, 1, 1)).float()[None]  # (1, classes, X, Y, Z)
+    return fitted(_as_cases(resized_mask(masks, patient.shape), size), size), torch.ones(1).bool()
+
+
+def _classification(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
+    del head, size
+    value = _cell(patient, name)
+    return torch.tensor([int(value or 0)]), torch.tensor([value is not None])
+
+
+def _survival(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
+    del head, size
+    time, event = _cell(patient, f"{name}_time"), _cell(patient, f"{name}_event")
+    return torch.tensor([[time or 0.0, event or 0.0]]), torch.tensor([time is not None and event is not None])
+
+
+def _cell(patient: Patient, column: str) -> float | None:
+    text = (patient.rows[LABELS] or {}).get(column, "")
+    return number(text, f"{patient.where}, '{LABELS}.csv', {column}") if text else None
+
+
+_TARGETS = {"segmentation": _segmentation, "classification": _classification, "survival": _survival}

@@ -108,12 +108,12 @@ def read(
 
 
 def acquired(pixels: Pixels) -> Flags:
-    """Tell which channels of `(N, H, W, 3)` slices hold a sequence of their own: `(N, 3)`."""
-    return pixels.any((1, 2)) & ~_copies(pixels)
+    """Tell which channels of `(N, 3, H, W)` slices hold a sequence of their own: `(N, 3)`."""
+    return pixels.reshape(*pixels.shape[:2], -1).any(2) & ~_copies(pixels)
 
 
 def _copies(pixels: Pixels) -> Flags:
-    copies = (pixels == pixels[..., FLAIR, None]).all((1, 2))  # (N, 3)
+    copies = (pixels == pixels[:, FLAIR, None]).reshape(*pixels.shape[:2], -1).all(2)  # (N, 3)
     copies[:, FLAIR] = False
     return copies
 
@@ -156,12 +156,9 @@ def _folder(path: Path, known: Row | None, rows: dict[str, Row]) -> Folder:
 def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None, where: str) -> Batch:
     paths = _chosen(folder.path, slices)
     pixels = _stack([_load(path, where) for path in paths], where)
-    if pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or pixels.shape[3] != len(CHANNELS):  # noqa: PLR2004
-        msg = f"{where}: slices must be square RGB images; convert them"
-        raise DataError(msg)
     present = acquired(pixels)
     _agreed(pixels, present, folder.available, where)
-    images = resized(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), size)  # (N, 3, size, size)
+    images = resized(torch.from_numpy(pixels).float(), size)  # (N, 3, size, size)
     inputs, columns = {}, []
     for name, modality in recipe.modalities.items():
         scan = (
@@ -171,7 +168,7 @@ def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None, wher
         )
         inputs[name] = scan[0]
         columns.append(scan[1])
-    targets, labelled = _targets(folder, recipe, paths, pixels.shape[1], size, where)
+    targets, labelled = _targets(folder, recipe, paths, pixels.shape[2], size, where)
     batch = Batch(inputs, torch.stack(columns, 1), targets, labelled)
     seen = batch.present.any(1)
     return batch.map(lambda x: x[seen])
@@ -200,7 +197,11 @@ def _stack(images: Sequence[Pixels], where: str) -> Pixels:
     if len({image.shape for image in images}) != 1:
         msg = f"{where}: slices of one patient differ in size; convert them to one"
         raise DataError(msg)
-    return np.stack(images)
+    height, width, *channels = images[0].shape
+    if height != width or channels != [len(CHANNELS)]:
+        msg = f"{where}: slices must be square RGB images; convert them"
+        raise DataError(msg)
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # (N, 3, H, W)
 
 
 def _agreed(pixels: Pixels, present: Flags, available: tuple[bool, ...] | None, where: str) -> None:
