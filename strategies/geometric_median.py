@@ -18,7 +18,7 @@ from torch import Tensor
 from protocol.recipe import Count, Positive
 from strategies.base import Strategy
 from strategies.median import middle
-from strategies.robust import robust
+from strategies.robust import combine, robust
 
 
 def geometric_median(*, iterations: Count = 8, smoothing: Positive = 1e-6) -> Strategy:
@@ -28,9 +28,7 @@ def geometric_median(*, iterations: Count = 8, smoothing: Positive = 1e-6) -> St
         center = middle(rows)
         for _ in range(iterations):
             weights = [1 / max(smoothing, float(torch.dist(center, row))) for row in rows]
-            center.zero_()
-            for row, weight in zip(rows, weights, strict=True):
-                center.add_(row, alpha=weight / sum(weights))
+            center = combine(rows, weights)
         return center
 
     return robust(rule)

@@ -18,7 +18,7 @@ from protocol.recipe import Count, Natural
 from strategies.base import Strategy
 from strategies.median import middle
 from strategies.networks import BLOCK
-from strategies.robust import robust
+from strategies.robust import combine, robust
 
 
 def krum(*, f: Natural = 1, m: Count | None = None) -> Strategy:
@@ -30,7 +30,7 @@ def krum(*, f: Natural = 1, m: Count | None = None) -> Strategy:
             return middle(rows)
         scores = squared_distances(rows).sort().values[:, 1 : near + 1].sum(1)
         chosen = scores.argsort(stable=True)[: min(m or near, near)].tolist()
-        return torch.stack([rows[i] for i in chosen]).mean(0)
+        return combine([rows[i] for i in chosen], [1.0] * len(chosen))
 
     return robust(rule)
 

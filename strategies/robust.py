@@ -4,8 +4,9 @@ A rule that resists a lying site cannot weigh sites by the cases they claim, and
 memory grows by one model for each reply. Each group is decided among its owners alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from protocol.update import Update
@@ -26,9 +27,18 @@ def robust(rule: Rule) -> Strategy:
     return Strategy(initial, step)
 
 
+def combine(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the weighted mean of vectors `(size,)` with one vector more in memory."""
+    total = torch.zeros_like(rows[0])
+    for row, weight in zip(rows, weights, strict=True):
+        total.add_(row, alpha=weight / sum(weights))
+    return total
+
+
 def _gather(updates: Iterable[Update]) -> dict[str, list[Tensor]]:
     rows: dict[str, list[Tensor]] = {}
     for update in updates:
         for group, delta in update.deltas.items():
-            rows.setdefault(group, []).append(delta.clone())
+            if update.counts[group]:
+                rows.setdefault(group, []).append(delta.clone())
     return rows

@@ -1,0 +1,65 @@
+"""Federations for the tests: updates with missing owners, and streams that take their memory back."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from protocol.update import Update, Vectors
+
+SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Parameters to start from, and each round's updates."""
+
+    parameters: Vectors
+    rounds: tuple[tuple[Update, ...], ...]
+
+
+@st.composite
+def federations(draw: st.DrawFn, rounds: int = 3, most_sites: int = 7) -> Federation:
+    """Draw who owns what, counts and steps; the numbers themselves come from a seed."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sites = draw(st.lists(st.sets(st.sampled_from(sorted(SIZES))), max_size=most_sites))
+    counts = [dict.fromkeys(sorted(owned), draw(st.integers(1, 400))) for owned in sites]
+    steps = [float(draw(st.integers(1, 30))) for _ in sites]
+    played = [
+        tuple(update(rng, owned, taken) for owned, taken in zip(counts, steps, strict=True))
+        for _ in range(rounds)
+    ]
+    return Federation(vectors(rng, SIZES), tuple(played))
+
+
+def update(rng: np.random.Generator, counts: dict[str, int], steps: float = 1.0) -> Update:
+    """Return an update of the groups in `counts`, with a control beside it."""
+    return Update(vectors(rng, counts), counts, steps, {"control": vectors(rng, counts)})
+
+
+def vectors(rng: np.random.Generator, groups: dict[str, int]) -> Vectors:
+    """Return a random vector for each of `groups`."""
+    return {g: torch.from_numpy(rng.normal(size=SIZES[g]).astype(np.float32)) for g in groups}
+
+
+def stream(updates: Sequence[Update]) -> Iterator[Update]:
+    """Yield copies one at a time and overwrite each with NaN as soon as the next is asked for."""
+    for each in updates:
+        lent = Update(copied(each.deltas), dict(each.counts), each.steps, {n: copied(v) for n, v in each.extras.items()})
+        yield lent
+        for given in (lent.deltas, *lent.extras.values()):
+            for vector in given.values():
+                vector.fill_(torch.nan)
+
+
+def failing(updates: Sequence[Update]) -> Iterator[Update]:
+    """Yield all updates, then raise: what a missed quorum looks like to a strategy."""
+    yield from stream(updates)
+    raise RuntimeError("quorum")
+
+
+def copied(vectors: Vectors) -> Vectors:
+    """Return independent copies."""
+    return {group: vector.clone() for group, vector in vectors.items()}

@@ -1,0 +1,174 @@
+"""Every server rule once more, as a plain loop in double precision: slow and obvious.
+
+A twin is called `twin(x, memory, updates)`, changes the two dictionaries of arrays, and is what
+the real strategy is judged by.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.update import Update
+
+Array = NDArray[np.float64]
+Arrays = dict[str, Array]
+
+
+def owners(updates: list[Update], group: str) -> list[tuple[Array, int, Update]]:
+    """Return (delta, count, update) of every site that sent `group`."""
+    return [
+        (u.deltas[group].numpy().astype(np.float64), u.counts[group], u) for u in updates if group in u.deltas
+    ]
+
+
+def owner_mean(updates: list[Update], group: str) -> Array | None:
+    """Return the count-weighted mean, None where nobody owns the group."""
+    sent = owners(updates, group)
+    if not sent:
+        return None
+    return sum(n * delta for delta, n, _ in sent) / sum(n for _, n, _ in sent)
+
+
+def fedavg(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        mean = owner_mean(updates, g)
+        if mean is not None:
+            x[g] = x[g] + mean
+
+
+def uniform(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        sent = owners(updates, g)
+        if sent:
+            x[g] = x[g] + sum(delta for delta, _, _ in sent) / len(sent)
+
+
+def zero_fill(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        total, cases = np.zeros_like(x[g]), 0
+        for u in updates:
+            n = max(u.counts.values(), default=0)
+            sent = u.deltas[g].numpy().astype(np.float64) if g in u.deltas else np.zeros_like(x[g])
+            total, cases = total + n * sent, cases + n
+        if cases:
+            x[g] = x[g] + total / cases
+
+
+def fedavgm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        mean = owner_mean(updates, g)
+        if mean is not None:
+            memory[g] = 0.9 * memory.get(g, np.zeros_like(mean)) + mean
+            x[g] = x[g] + 0.5 * memory[g]
+
+
+def _adaptive(kind: str, x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    rate, beta_1, beta_2, tau = 0.3, 0.8, 0.9, 1e-2
+    for g in x:
+        d = owner_mean(updates, g)
+        if d is None:
+            continue
+        m = memory.get("m" + g, np.zeros_like(d))
+        v = memory.get("v" + g, np.full_like(d, tau**2))
+        m = beta_1 * m + (1 - beta_1) * d
+        if kind == "adagrad":
+            v = v + d**2
+        elif kind == "adam":
+            v = beta_2 * v + (1 - beta_2) * d**2
+        else:
+            v = v - (1 - beta_2) * d**2 * np.sign(v - d**2)
+        memory["m" + g], memory["v" + g] = m, v
+        x[g] = x[g] + rate * m / (np.sqrt(v) + tau)
+
+
+def fedadagrad(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    _adaptive("adagrad", x, memory, updates)
+
+
+def fedadam(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    _adaptive("adam", x, memory, updates)
+
+
+def fedyogi(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    _adaptive("yogi", x, memory, updates)
+
+
+def fednova(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        sent = owners(updates, g)
+        if not sent:
+            continue
+        cases = sum(n for _, n, _ in sent)
+        direction = sum(n / cases * delta / u.steps for delta, n, u in sent)
+        x[g] = x[g] + sum(n / cases * u.steps for _, n, u in sent) * direction
+
+
+def scaffold(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With server_rate 0.7 and half of the sites asked."""
+    for g in x:
+        sent = owners(updates, g)
+        if not sent:
+            continue
+        cases = sum(n for _, n, _ in sent)
+        change = sum(n * u.extras["control"][g].numpy().astype(np.float64) for _, n, u in sent) / cases
+        memory[g] = memory.get(g, np.zeros_like(change)) + 0.5 * change
+        x[g] = x[g] + 0.7 * sum(n * delta for delta, n, _ in sent) / cases
+
+
+def norm_bounding(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    bounded: list[Update] = []
+    for u in updates:
+        norm = u.norm()
+        bounded.append(u.scaled(1.5 / norm) if norm > 1.5 else u)
+    fedavg(x, memory, bounded)
+
+
+def median(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        sent = owners(updates, g)
+        if sent:
+            x[g] = x[g] + np.median([delta for delta, _, _ in sent], axis=0)
+
+
+def trimmed_mean(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With trim 0.2 of at most seven owners: one at each end from three owners on, two from six on."""
+    for g in x:
+        sent = np.array([delta for delta, _, _ in owners(updates, g)])
+        n = len(sent)
+        if not n:
+            continue
+        cut = 0 if n < 3 else 1 if n < 6 else 2
+        for element in range(sent.shape[1]):
+            kept = sorted(sent[:, element])[cut : n - cut]
+            x[g][element] += sum(kept) / len(kept)
+
+
+def krum(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With f = 1 and m = 2."""
+    for g in x:
+        sent = [delta for delta, _, _ in owners(updates, g)]
+        n = len(sent)
+        if not n:
+            continue
+        if n < 5:
+            x[g] = x[g] + np.median(sent, axis=0)
+            continue
+        scores: list[float] = []
+        for i in range(n):
+            distances = sorted(float(((sent[i] - sent[j]) ** 2).sum()) for j in range(n) if j != i)
+            scores.append(sum(distances[: n - 3]))
+        best = sorted(range(n), key=scores.__getitem__)[:2]
+        x[g] = x[g] + (sent[best[0]] + sent[best[1]]) / 2
+
+
+def geometric_median(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    for g in x:
+        sent = [delta for delta, _, _ in owners(updates, g)]
+        if not sent:
+            continue
+        z = np.median(sent, axis=0)
+        for _ in range(8):
+            weights = [1 / max(1e-6, math.sqrt(float(((z - delta) ** 2).sum()))) for delta in sent]
+            z = sum(w * delta for w, delta in zip(weights, sent, strict=True)) / sum(weights)
+        x[g] = x[g] + z
