@@ -24,6 +24,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,7 +89,8 @@ def save(folder: Path, vectors: Vectors, facts: Mapping[str, Any], number: int) 
         for old in _newest_first(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise _no_room(folder, number, error) from error
     return target
 
