@@ -1,0 +1,1 @@
+"""Patient-level differential privacy: the bounded step, its noise, its price, its ledger."""

@@ -1,0 +1,182 @@
+"""What private training costs: from what happened to (epsilon, delta).
+
+An `Event` says what happened: so many steps, each a Gaussian mechanism on a Poisson sample
+of the patients. What a history of events costs is a question to an accountant:
+
+    epsilon      Gopi, Lee, Wutschitz: Numerical Composition of Differential Privacy,
+                 NeurIPS 2021, in Opacus' implementation (PRV). The headline, an upper bound.
+    epsilon_pld  Doroshenko et al.: Connect the Dots, PETS 2022, in Google's dp-accounting
+                 (PLD). Shares no code with the first, and stands beside it as its oracle.
+
+The first is 0.0098 to 0.0118 above the second wherever both were tried, because it adds its
+own error bound of 0.01. Events of one noise and rate compose as one with their steps added,
+so that the price of asking does not grow with the rounds.
+
+Whose presence is hidden, and what "presence" means, is written beside every epsilon:
+`UNIT` and `ADJACENCY`.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+from dp_accounting.pld.privacy_loss_distribution import (
+    PrivacyLossDistribution,
+    from_gaussian_mechanism,
+    identity,
+)
+from opacus.accountants import PRVAccountant
+from opacus.accountants.analysis.prv import Domain
+from scipy.optimize import brentq
+
+from protocol.errors import BudgetError, PrivacyError
+
+UNIT = "patient"
+ADJACENCY = "add-or-remove one patient"
+
+_TICKS = 10_000
+"""Noise multipliers are found to one of this many parts."""
+_MOST_NOISE = 2.0**20
+_WIDEST = 2**24
+"""Points of a discretised privacy loss (128 MiB); wider ones belong to epsilons in the thousands."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """`steps` steps, each noising a Poisson sample of the patients.
+
+    `noise_multiplier`  noise stddev / clip_norm of a step, >= 0
+    `sampling_rate`     chance of each patient to be in a step, 0 to 1
+    `steps`             >= 0
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse what an accountant would answer with nonsense."""
+        right = 0 <= self.noise_multiplier < math.inf and 0 <= self.sampling_rate <= 1 and self.steps >= 0
+        if not right:
+            raise PrivacyError(f"{self}: noise must be >= 0 and finite, rate 0 to 1, steps >= 0")
+
+
+def epsilon(events: Iterable[Event], delta: float) -> float:
+    """Return an upper bound of what `events` cost together; `inf` where none can be computed."""
+    return _prv(_coalesced(events), _checked(delta))
+
+
+def epsilon_pld(events: Iterable[Event], delta: float) -> float:
+    """Return the same by the independent accountant."""
+    return _pld(_coalesced(events), _checked(delta))
+
+
+ACCOUNTANTS: dict[str, Callable[[Iterable[Event], float], float]] = {"prv": epsilon, "pld": epsilon_pld}
+
+
+def accountant(name: str) -> Callable[[Iterable[Event], float], float]:
+    """Look an accountant up by name."""
+    if name == "gdp":
+        raise PrivacyError(
+            "accountant 'gdp' understates: its central limit says 3.27 where the truth is 5.85; use 'prv'"
+        )
+    if name not in ACCOUNTANTS:
+        raise PrivacyError(f"accountant {name!r} is not one of {', '.join(ACCOUNTANTS)}")
+    return ACCOUNTANTS[name]
+
+
+def calibrate(
+    epsilon: float, delta: float, rate: float, steps: int, spent: Iterable[Event] = ()
+) -> float:
+    """Return the least noise multiplier with which `steps` more steps cost at most `epsilon`.
+
+    `spent` is what the same patients have paid already. The result is rounded up to 1e-4,
+    and its cost has been computed: it never exceeds.
+
+    Raises:
+        BudgetError: if no noise is enough, because `spent` has used the budget up.
+    """
+    before, target = tuple(spent), float(epsilon)
+
+    def cost(noise: float) -> float:
+        return _prv(_coalesced([*before, Event(noise, rate, steps)]), _checked(delta))
+
+    enough = 1.0
+    while cost(enough) > target:
+        enough *= 2
+        if enough > _MOST_NOISE:
+            raise BudgetError(f"no noise affords {steps} steps within epsilon {target:g}: raise privacy.epsilon")
+    while cost(enough / 2) <= target:
+        enough /= 2
+    # The cost is smooth and falls in the noise: Brent's method needs a third of bisection's evaluations.
+    root = cast("float", brentq(lambda x: min(cost(x), 1e9) - target, enough / 2, enough, xtol=0.5 / _TICKS))
+    ticks = math.ceil(root * _TICKS)
+    while cost(ticks / _TICKS) > target:
+        ticks += 1
+    return ticks / _TICKS
+
+
+def _coalesced(events: Iterable[Event]) -> tuple[Event, ...]:
+    steps: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        if event.steps and event.sampling_rate:
+            steps[event.noise_multiplier, event.sampling_rate] += event.steps
+    return tuple(Event(noise, rate, n) for (noise, rate), n in sorted(steps.items()))
+
+
+def _checked(delta: float) -> float:
+    if not 0 < delta < 1:
+        raise PrivacyError(f"delta {delta}: must lie between 0 and 1, and well below 1 / patients")
+    return delta
+
+
+class _TooWideError(Exception):
+    pass
+
+
+class _Accountant(PRVAccountant):
+    """Opacus' accountant, stopped before it allocates gigabytes for a hopeless history."""
+
+    def _get_domain(self, *args: Any, **kwargs: Any) -> Domain:
+        domain = super()._get_domain(*args, **kwargs)
+        if domain.size > _WIDEST:
+            raise _TooWideError
+        return domain
+
+
+@lru_cache(maxsize=1024)
+def _prv(events: tuple[Event, ...], delta: float) -> float:
+    if not events:
+        return 0.0
+    if any(event.noise_multiplier == 0 for event in events):
+        return math.inf
+    accountant = _Accountant()
+    accountant.history = [(e.noise_multiplier, e.sampling_rate, e.steps) for e in events]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Optimal order is the", UserWarning, "opacus")
+        try:
+            return float(accountant.get_epsilon(delta))
+        except _TooWideError:
+            return math.inf
+
+
+@lru_cache(maxsize=1024)
+def _pld(events: tuple[Event, ...], delta: float) -> float:
+    if any(event.noise_multiplier == 0 for event in events):
+        return math.inf
+    total = identity()
+    for event in events:
+        step = _one_step(event.noise_multiplier, event.sampling_rate)
+        total = total.compose(step.self_compose(event.steps))
+    return float(total.get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=64)
+def _one_step(noise: float, rate: float) -> PrivacyLossDistribution:
+    # Most of an answer's time, and the same in every round.
+    return from_gaussian_mechanism(noise, sampling_prob=rate)

@@ -1,0 +1,1 @@
+"""Each guarantee of `privacy/`, and for each a mutant that breaks it and is caught."""
