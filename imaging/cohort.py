@@ -9,6 +9,7 @@ What a site tells others about its cohort are the counts below, never a name.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ class Cohort:
 
     def _patterns(self, rows: Tensor) -> dict[str, int]:
         patterns, counts = self.cases.present[rows].unique(dim=0, return_counts=True)
-        names = ["+".join(m for m, has in zip(self.modalities, p, strict=True) if has) for p in patterns.tolist()]
+        names = ["+".join(compress(self.modalities, pattern)) for pattern in patterns.tolist()]
         return dict(sorted(zip(names, counts.tolist(), strict=True)))
 
 
@@ -152,13 +153,14 @@ def checked(cohort: Cohort, recipe: Recipe) -> Cohort:
 
 
 def _as_wide_as_declared(cohort: Cohort, recipe: Recipe) -> None:
-    wide = {f"modalities.{n}.features": (cohort.cases.inputs[n].shape[1], m.features)
-            for n, m in recipe.modalities.items() if m.kind == "table"}
-    wide |= {f"heads.{n}.classes": (cohort.cases.targets[n].shape[1], h.classes)
-             for n, h in recipe.heads.items() if h.kind == "segmentation"}
-    for key, (found, declared) in wide.items():
-        if found != declared:
-            msg = f"site '{cohort.site}': its files give {found}, the recipe says {key}: {declared}; make them agree"
+    tables = {name: m.features for name, m in recipe.modalities.items() if m.kind == "table"}
+    maps = {name: head.classes for name, head in recipe.heads.items() if head.kind == "segmentation"}
+    inputs, targets = cohort.cases.inputs, cohort.cases.targets
+    widths = [(f"modalities.{name}.features", inputs[name].shape[1], want) for name, want in tables.items()]
+    widths += [(f"heads.{name}.classes", targets[name].shape[1], want) for name, want in maps.items()]
+    for key, found, want in widths:
+        if found != want:
+            msg = f"site '{cohort.site}' has {found} where the recipe says {key}: {want}; make them agree"
             raise DataError(msg)
 
 

@@ -15,15 +15,14 @@ has its own gain, contrast curve, coil shading and noise, and its own missing mo
 """
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
+from nibabel.nifti1 import Nifti1Image
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter  # pyright: ignore[reportMissingTypeStubs]
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
 LACKS: tuple[tuple[str, ...], ...] = ((), ("flair",), ("t1c",), ("t1", "t2"))
@@ -62,9 +61,12 @@ def write_phantom(root: Path, *, sites: int = 4, patients: int = 24, size: int =
     for site in range(sites):
         folder, scanner = root / f"site_{site + 1}", _scanner(default_rng((seed, site)))
         folder.mkdir(parents=True, exist_ok=True)
-        grades = [_write_patient(folder, site, patient, size, seed, scanner) for patient in range(patients)]
+        grades = dict[str, int]()
+        for patient in range(patients):
+            name, rng = f"patient_{patient + 1:03}", default_rng((seed, site, patient))
+            grades[name] = _write_patient(folder / name, scanner, lacking(site, patient), size, rng)
         if site < sites - 1:
-            _write_grades(folder, grades)
+            _write_grades(folder / "labels.csv", grades)
 
 
 def lacking(site: int, patient: int) -> tuple[str, ...]:
@@ -78,14 +80,14 @@ def lacking(site: int, patient: int) -> tuple[str, ...]:
 
 def draw_head(size: int, rng: Generator) -> Tissue:
     """Return the tissue of each voxel, `(size, size, 8)`."""
-    axes = [np.linspace(-1, 1, size), np.linspace(-1, 1, size), np.linspace(-0.4, 0.4, SLICES)]
-    place = np.stack(np.meshgrid(*axes, indexing="ij"))
+    edges = [np.linspace(-1, 1, size), np.linspace(-1, 1, size), np.linspace(-0.4, 0.4, SLICES)]
+    place = np.stack(np.meshgrid(*edges, indexing="ij"))
     head = _radius(place, np.zeros(3), rng.uniform((0.75, 0.85, 0.9), (0.85, 0.95, 1.1)))
     texture = gaussian_filter(rng.normal(size=place.shape[1:]), (size / 16, size / 16, 1))
     tissue = np.where(texture > 0, WHITE, GREY)
     for side in (-1, 1):
-        ventricle = _radius(place, np.array((side * 0.13, 0.05, 0.0)), rng.uniform((0.07, 0.2, 0.3), (0.1, 0.3, 0.5)))
-        tissue[ventricle < 1] = VENTRICLE
+        axes = rng.uniform((0.07, 0.2, 0.3), (0.1, 0.3, 0.5))
+        tissue[_radius(place, np.array((side * 0.13, 0.05, 0.0)), axes) < 1] = VENTRICLE
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 0.5)
     centre = np.array((distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.15, 0.15)))
     # A wavy edge, so that the tumour is not simply an ellipsoid.
@@ -124,22 +126,19 @@ def _scanner(rng: Generator) -> Scanner:
     )
 
 
-def _write_patient(folder: Path, site: int, patient: int, size: int, seed: int, scanner: Scanner) -> tuple[str, int]:
-    """Write one patient's files; return (name, grade)."""
-    rng = default_rng((seed, site, patient))
-    name, tissue, uptake = f"patient_{patient + 1:03}", draw_head(size, rng), bool(rng.random() < 0.5)  # noqa: PLR2004
-    here = folder / name
-    here.mkdir(exist_ok=True)
+def _write_patient(folder: Path, scanner: Scanner, lacks: tuple[str, ...], size: int, rng: Generator) -> int:
+    """Write one patient's files and return the grade."""
+    folder.mkdir(exist_ok=True)
     affine = np.diag((FIELD_MM / size, FIELD_MM / size, SLICE_MM, 1.0))
+    tissue, uptake = draw_head(size, rng), bool(rng.integers(2))
     for modality in MODALITIES:
         volume = scan(tissue, modality, scanner, rng, uptake=uptake)
-        if modality not in lacking(site, patient):
-            nibabel.nifti1.Nifti1Image(volume.astype(np.int16), affine).to_filename(here / f"{modality}.nii.gz")
-    truth = (tissue >= OEDEMA).astype(np.uint8)
-    nibabel.nifti1.Nifti1Image(truth, affine).to_filename(here / "tumour.nii.gz")
-    return name, int(uptake)
+        if modality not in lacks:
+            Nifti1Image(volume.astype(np.int16), affine).to_filename(folder / f"{modality}.nii.gz")
+    Nifti1Image((tissue >= OEDEMA).astype(np.uint8), affine).to_filename(folder / "tumour.nii.gz")
+    return int(uptake)
 
 
-def _write_grades(folder: Path, grades: list[tuple[str, int]]) -> None:
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("patient", "grade"), *grades])
+def _write_grades(path: Path, grades: dict[str, int]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("patient", "grade"), *grades.items()])

@@ -42,7 +42,7 @@ def list_sites(root: Path, recipe: Recipe) -> list[str]:
     _folder(root)
     found = sorted(SITES[recipe.data.name](root, recipe))
     if not found:
-        msg = f"{root} holds no site's data in the layout of '{recipe.data.name}': see its module's description"
+        msg = f"{root} holds no site's data as '{recipe.data.name}' reads them: see imaging/sources"
         raise DataError(msg)
     return found
 

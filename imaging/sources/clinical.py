@@ -60,7 +60,7 @@ def label(row: Row | None, head: str) -> int | None:
     column, classes = LABELS[head]
     value = _cell(row, column)
     if value is not None and value not in classes:
-        msg = f"'data.csv', {column}: a value is none of {list(classes)}: label '{head}' is out of range; correct it"
+        msg = f"'data.csv', {column}: a label is out of range, expected one of {list(classes)}: correct it"
         raise DataError(msg)
     return None if value is None else classes[int(value)]
 

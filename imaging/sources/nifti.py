@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
+from nibabel import funcs, nifti1
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
@@ -60,7 +60,8 @@ def sites(root: Path, recipe: Recipe) -> list[str]:
     Raises `DataError` where the recipe names a scan or a label map that none of them has.
     """
     folders = {path.name: _patients(path) for path in root.iterdir() if path.is_dir()}
-    files = {file.name.partition(".")[0] for paths in folders.values() for path in paths for file in path.iterdir()}
+    everybody = [path for paths in folders.values() for path in paths]
+    files = {file.name.partition(".")[0] for path in everybody for file in path.iterdir()}
     images = [name for name, modality in recipe.modalities.items() if modality.kind == "image"]
     maps = [name for name, head in recipe.heads.items() if head.kind == "segmentation"]
     missing = [name for name in images + maps if name not in files]
@@ -108,7 +109,7 @@ def read(
         cases[path.name] = _spread(_cases(patient, recipe, size), slices)
         spacings |= {patient.spacing_mm} if patient.spacing_mm else set()
     if len(spacings) > 1:
-        msg = f"site '{name}' has scans of {len(spacings)} voxel sizes: state data.spacing_mm to resample them"
+        msg = f"site '{name}' has scans of {len(spacings)} voxel sizes: set data.spacing_mm to resample them"
         raise DataError(msg)
     spacing = spacings.pop()[: len(size)] if spacings else None
     return assemble(name, recipe, cases, split_patients(cases, split_seed), spacing)
@@ -156,7 +157,7 @@ def _read_patient(
 
 def _load(path: Path, where: str) -> tuple[Tensor, NDArray[np.float64]]:
     try:
-        image = nibabel.funcs.as_closest_canonical(nibabel.nifti1.load(path))
+        image = funcs.as_closest_canonical(nifti1.load(path))
         values = np.asarray(image.dataobj, dtype=np.float32)
     except Exception:  # noqa: BLE001 - whatever nibabel's parsers stumble over, the file is not readable
         # Without its cause, which would carry the path and with it the patient's name.
@@ -178,8 +179,8 @@ def _cases(patient: Patient, recipe: Recipe, size: tuple[int, ...]) -> Batch:
     """Return the patient's cases that have anything to see."""
     count = patient.shape[-1] if len(size) == SLICE else 1
     found = {
-        name: _image(patient, name, size) if modality.kind == "image" else _table(patient, name, modality.features)
-        for name, modality in recipe.modalities.items()
+        name: _image(patient, name, size) if each.kind == "image" else _table(patient, name, each.features)
+        for name, each in recipe.modalities.items()
     }
     known = {name: _TARGETS[head.kind](patient, name, head, size) for name, head in recipe.heads.items()}
     batch = Batch(
@@ -233,7 +234,7 @@ def _segmentation(patient: Patient, name: str, head: Head, size: tuple[int, ...]
     labels = patient.volumes[name]
     values = torch.arange(1, head.classes + 1)
     if not torch.isin(labels, torch.arange(head.classes + 1.0)).all():
-        msg = f"{patient.where}, '{name}': a label is out of range, expected 0 to {head.classes}; correct the label map"
+        msg = f"{patient.where}, '{name}': a label is out of range, expected 0 to {head.classes}; correct it"
         raise DataError(msg)
     masks = (labels == values.view(-1, 1, 1, 1)).float()[None]  # (1, classes, X, Y, Z)
     return fitted(_as_cases(resized_mask(masks, patient.shape), size), size), torch.ones(1).bool()

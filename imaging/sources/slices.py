@@ -22,7 +22,7 @@ says. A case is a slice; a patient's table and class hold for all their slices.
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,9 @@ AVAILABLE = {
 }
 """A word of `patients.csv` -> which of CHANNELS were acquired."""
 
+NAME = re.compile(r"TCGA_(?P<site>[A-Z0-9]+)_[A-Z0-9]+")
+SLICE = re.compile(r"_(?P<number>\d+)\.tif$")
+
 Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 
@@ -63,11 +66,12 @@ class Folder:
     site: str
     available: tuple[bool, ...] | None
     row: Row | None
+    where: str
 
 
 def sites(root: Path, recipe: Recipe) -> list[str]:
     """Return the institutions that have a patient in `root`."""
-    del recipe
+    _supported(recipe)
     return sorted({folder.site for folder in _folders(root)})
 
 
@@ -93,16 +97,11 @@ def read(
         field_mm: side of the field of view; null: unknown, and no distance is measured.
         split_seed: another number gives another split by patient.
     """
-    _supported(recipe)
-    everybody = _folders(root)
-    parts: list[Cohort] = []
-    for each in [site] if site is not None else sorted({folder.site for folder in everybody}):
+    everybody, parts = _folders(root), list[Cohort]()
+    spacing = None if field_mm is None else (field_mm / size, field_mm / size)
+    for each in sites(root, recipe) if site is None else [site]:
         here = [folder for folder in everybody if folder.site == each]
-        patients = {
-            folder.path.name: _patient(folder, recipe, size, slices, f"site '{each}', patient folder {n} of {len(here)}")
-            for n, folder in enumerate(here, 1)
-        }
-        spacing = None if field_mm is None else (field_mm / size,) * 2
+        patients = {folder.path.name: _patient(folder, recipe, size, slices) for folder in here}
         parts.append(assemble(each, recipe, patients, split_patients(patients, split_seed), spacing))
     return parts[0] if len(parts) == 1 else concatenate(root.name, parts)
 
@@ -134,48 +133,48 @@ def _supported(recipe: Recipe) -> None:
 def _folders(root: Path) -> list[Folder]:
     """Return the patients of `root` in the order of their names."""
     table = root / "patients.csv"
-    known = {row["patient"]: row for row in read_sheet(table, ("patient", "site", "available"))} if table.exists() else {}
-    rows = clinical.read_clinical(root)
+    listed = read_sheet(table, ("patient", "site", "available")) if table.exists() else []
+    known, rows = {row["patient"]: row for row in listed}, clinical.read_clinical(root)
     paths = sorted(path for path in root.iterdir() if path.is_dir() and any(path.glob("*.tif")))
-    return [_folder(path, known.get(path.name), rows) for path in paths]
+    return [
+        _folder(path, known.get(path.name), rows, f"patient folder {place} of {len(paths)}")
+        for place, path in enumerate(paths, 1)
+    ]
 
 
-def _folder(path: Path, known: Row | None, rows: dict[str, Row]) -> Folder:
-    parts = path.name.split("_")
-    site = known["site"] if known else parts[1] if len(parts) > 2 else ""  # noqa: PLR2004 - TCGA_<site>_<patient>
-    if not site or (known and known["available"] not in AVAILABLE):
-        msg = (
-            "a patient folder has no site, or 'available' is none of "
-            f"{', '.join(AVAILABLE)}: name the folder TCGA_<site>_<patient>, or correct 'patients.csv'"
-        )
+def _folder(path: Path, known: Row | None, rows: Mapping[str, Row], where: str) -> Folder:
+    name = NAME.match(path.name)
+    site = known["site"] if known else name["site"] if name else ""
+    if not site:
+        msg = f"{where} has no site: name it TCGA_<site>_<patient>, or add it to 'patients.csv'"
+        raise DataError(msg)
+    if known and known["available"] not in AVAILABLE:
+        msg = f"site '{site}': 'available' in 'patients.csv' is none of {', '.join(AVAILABLE)}: correct it"
         raise DataError(msg)
     available = AVAILABLE[known["available"]] if known else None
-    return Folder(path, site, available, rows.get("_".join(parts[:3])))
+    return Folder(path, site, available, rows.get(name[0] if name else path.name), f"site '{site}', {where}")
 
 
-def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None, where: str) -> Batch:
+def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None) -> Batch:
+    """Return the patient's slices that have anything to see."""
     paths = _chosen(folder.path, slices)
-    pixels = _stack([_load(path, where) for path in paths], where)
+    pixels = _stack([_load(path, folder.where) for path in paths], folder.where)
     present = acquired(pixels)
-    _agreed(pixels, present, folder.available, where)
+    _agreed(pixels, present, folder)
     images = resized(torch.from_numpy(pixels).float(), size)  # (N, 3, size, size)
-    inputs, columns = {}, []
-    for name, modality in recipe.modalities.items():
-        scan = (
-            _table(folder.row, len(paths))
-            if modality.kind == "table"
-            else _channel(images, torch.from_numpy(present), CHANNELS.index(name))
-        )
-        inputs[name] = scan[0]
-        columns.append(scan[1])
-    targets, labelled = _targets(folder, recipe, paths, pixels.shape[2], size, where)
-    batch = Batch(inputs, torch.stack(columns, 1), targets, labelled)
+    found = {
+        name: _table(folder.row, len(paths)) if modality.kind == "table" else _channel(images, present, name)
+        for name, modality in recipe.modalities.items()
+    }
+    columns = torch.stack([here for _, here in found.values()], 1)
+    targets, labelled = _targets(folder, recipe, paths, pixels.shape[2], size)
+    batch = Batch({name: values for name, (values, _) in found.items()}, columns, targets, labelled)
     seen = batch.present.any(1)
     return batch.map(lambda x: x[seen])
 
 
 def _chosen(folder: Path, slices: int | None) -> list[Path]:
-    numbered = {int(match[1]): path for path in folder.iterdir() if (match := re.search(r"_(\d+)\.tif$", path.name))}
+    numbered = {int(found["number"]): p for p in folder.iterdir() if (found := SLICE.search(p.name))}
     paths = [numbered[number] for number in sorted(numbered)]
     if slices is None or slices >= len(paths):
         return paths
@@ -204,20 +203,21 @@ def _stack(images: Sequence[Pixels], where: str) -> Pixels:
     return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))  # (N, 3, H, W)
 
 
-def _agreed(pixels: Pixels, present: Flags, available: tuple[bool, ...] | None, where: str) -> None:
-    if available is None:
+def _agreed(pixels: Pixels, present: Flags, folder: Folder) -> None:
+    if folder.available is None:
         return
-    told = np.array(available)
+    told = np.array(folder.available)
     if (told & _copies(pixels).all(0)).any() or (~told & present.any(0)).any():
         msg = (
-            f"{where}: 'patients.csv' and the pixels disagree on which sequences there are: "
+            f"{folder.where}: 'patients.csv' and the pixels disagree on which sequences there are: "
             "correct 'available' (a channel that repeats FLAIR was not acquired)"
         )
         raise DataError(msg)
 
 
-def _channel(images: Tensor, present: Tensor, channel: int) -> tuple[Tensor, Tensor]:
-    here = present[:, channel]
+def _channel(images: Tensor, present: Flags, name: str) -> tuple[Tensor, Tensor]:
+    channel = CHANNELS.index(name)
+    here = torch.from_numpy(present[:, channel])
     scan = torch.zeros_like(images[:, :1])
     if here.any():
         scan[here] = normalised(images[here, channel : channel + 1])
@@ -231,12 +231,12 @@ def _table(row: Row | None, cases: int) -> tuple[Tensor, Tensor]:
 
 
 def _targets(
-    folder: Folder, recipe: Recipe, paths: Sequence[Path], side: int, size: int, where: str
+    folder: Folder, recipe: Recipe, paths: Sequence[Path], side: int, size: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     targets, labelled = {}, {}
     for name, head in recipe.heads.items():
         if head.kind == "segmentation":
-            targets[name], labelled[name] = _masks(paths, side, size, where)
+            targets[name], labelled[name] = _masks(paths, side, size, folder.where)
         else:
             value = clinical.label(folder.row, name)
             targets[name] = torch.full((len(paths),), value or 0)

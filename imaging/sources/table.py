@@ -14,16 +14,15 @@ Both need a recipe with one modality, a table, and one head.
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import train_test_split  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from imaging.cohort import Cohort, concatenate
-from imaging.sources.sheets import number, read_sheet
+from imaging.sources.sheets import Row, number, read_sheet
 from imaging.splits import TEST, TRAIN
 from protocol.batch import Batch
 from protocol.errors import DataError
@@ -50,12 +49,13 @@ def read_heart4(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one hospital of UCI heart disease."""
     if site is None:
         return _whole(read_heart4, root, recipe, sites_heart4(root, recipe))
+    _only(recipe, "classification")
     rows = _heart_rows(_heart_file(root, site), f"site '{site}'")
     features = torch.tensor([_heart_features(row) for row in rows])
     label = torch.tensor([int(row[-1] > 0) for row in rows])
     split = _heart_split(label)
-    features = standardised(features, split == TRAIN)
-    return _cohort(site, recipe, [str(i) for i in range(len(rows))], split, features, "classification", label)
+    splits = {f"row {row}": code for row, code in enumerate(split.tolist())}
+    return _cohort(site, recipe, splits, standardised(features, split == TRAIN), label)
 
 
 def _heart_file(root: Path, site: str) -> Path:
@@ -128,44 +128,48 @@ BRCA_LEVELS = {
     "treatment_or_therapy": ("not reported", "yes"),
     "tumor_stage": ("stage i", "stage ia", "stage iia", "stage iib", "stage iiia", "stage iiic"),
 }
-BRCA_FEATURES = ("age_at_index", *(f"{name}_{level}" for name, levels in BRCA_LEVELS.items() for level in levels))
+BRCA_DUMMIES = tuple(f"{column}_{level}" for column, levels in BRCA_LEVELS.items() for level in levels)
+BRCA_FEATURES = ("age_at_index", *BRCA_DUMMIES)
+BRCA_FOLDS = {
+    f"{word}_{center}": (site, split)
+    for center, site in enumerate(BRCA_SITES)
+    for word, split in (("train", TRAIN), ("test", TEST))
+}
 
 
 def sites_tcga_brca(root: Path, recipe: Recipe) -> list[str]:
     """Return the regions that the split names."""
     del recipe
-    named = set(_brca_split(root).values())
-    return [site for number_, site in enumerate(BRCA_SITES) if named & {(number_, TRAIN), (number_, TEST)}]
+    return sorted({site for site, _ in _brca_folds(root).values()})
 
 
 def read_tcga_brca(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one region of TCGA-BRCA."""
     if site is None:
         return _whole(read_tcga_brca, root, recipe, sites_tcga_brca(root, recipe))
-    region = BRCA_SITES.index(site) if site in BRCA_SITES else -1
-    split_of = {pid: split for pid, (center, split) in _brca_split(root).items() if center == region}
-    rows = [row for row in read_sheet(root / "brca.csv", ("pid", *BRCA_FEATURES, "E", "T")) if row["pid"] in split_of]
-    rows.sort(key=lambda row: row["pid"])
-
-    def columns(*names: str) -> Tensor:
-        return torch.tensor([[number(row[name], f"'brca.csv', {name}") for name in names] for row in rows])
-
+    _only(recipe, "survival")
+    folds = _brca_folds(root)
+    sheet = read_sheet(root / "brca.csv", ("pid", *BRCA_FEATURES, "E", "T"))
+    rows = {row["pid"]: row for row in sheet if folds.get(row["pid"], ("", 0))[0] == site}
     if not rows:
         msg = f"site '{site}' has no patient in 'brca.csv': the sites are {', '.join(BRCA_SITES)}"
         raise DataError(msg)
-    patients = [row["pid"] for row in rows]
-    split = torch.tensor([split_of[pid] for pid in patients])
-    return _cohort(site, recipe, patients, split, columns(*BRCA_FEATURES), "survival", columns("T", "E"))
+    split = {patient: folds[patient][1] for patient in rows}
+    features, target = (_columns(rows.values(), names) for names in (BRCA_FEATURES, ("T", "E")))
+    return _cohort(site, recipe, split, features, target)
 
 
-def _brca_split(root: Path) -> dict[str, tuple[int, int]]:
-    """Return patient -> (region's number, split)."""
+def _columns(rows: Iterable[Row], names: Sequence[str]) -> Tensor:
+    return torch.tensor([[number(row[name], f"'brca.csv', {name}") for name in names] for row in rows])
+
+
+def _brca_folds(root: Path) -> dict[str, tuple[str, int]]:
+    """Return patient -> (site, split)."""
     rows = read_sheet(root / "train_test_split.csv", ("pid", "fold2"))
-    codes = {f"{name}_{n}": (n, code) for name, code in (("train", TRAIN), ("test", TEST)) for n in range(len(BRCA_SITES))}
-    if wrong := sum(row["fold2"] not in codes for row in rows):
+    if wrong := sum(row["fold2"] not in BRCA_FOLDS for row in rows):
         msg = f"'train_test_split.csv': {wrong} rows name no fold such as 'train_0' in 'fold2': correct them"
         raise DataError(msg)
-    return {row["pid"]: codes[row["fold2"]] for row in rows}
+    return {row["pid"]: BRCA_FOLDS[row["fold2"]] for row in rows}
 
 
 # -- Both ----------------------------------------------------------------------------------------
@@ -178,15 +182,17 @@ def _whole(read: Callable[..., Cohort], root: Path, recipe: Recipe, sites: Seque
     return concatenate(root.name, [read(root, recipe, site) for site in sites])
 
 
-def _cohort(
-    site: str, recipe: Recipe, patients: Sequence[str], split: Tensor, features: Tensor, kind: str, target: Tensor
-) -> Cohort:
-    """One case a patient, every one with its table and its label."""
-    kinds: list[Any] = [each.kind for each in (*recipe.modalities.values(), *recipe.heads.values())]
+def _only(recipe: Recipe, kind: str) -> None:
+    kinds: list[str] = [each.kind for each in (*recipe.modalities.values(), *recipe.heads.values())]
     if kinds != ["table", kind]:
-        msg = f"'{recipe.data.name}' gives one table and a label for {kind}: let the recipe name just these two"
+        msg = f"'{recipe.data.name}' gives one table and one {kind}: let the recipe name just these two"
         raise DataError(msg)
-    every = torch.ones(len(patients), dtype=torch.bool)
+
+
+def _cohort(site: str, recipe: Recipe, split: Mapping[str, int], features: Tensor, target: Tensor) -> Cohort:
+    """Return one case a patient, every one with its table and its label."""
+    every = torch.ones(len(split), dtype=torch.bool)
     (modality,), (head,) = recipe.modalities, recipe.heads
     cases = Batch({modality: features}, every[:, None], {head: target}, {head: every})
-    return Cohort(site, tuple(recipe.modalities), tuple(patients), torch.arange(len(patients)), split, cases, None)
+    splits = torch.tensor(list(split.values()))
+    return Cohort(site, (modality,), tuple(split), torch.arange(len(split)), splits, cases, None)
