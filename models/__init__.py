@@ -1,0 +1,1 @@
+"""Networks that take whatever modalities a case has, their losses and their measures."""

@@ -1,0 +1,56 @@
+"""What every model here is: modalities in, one tensor of logits a head out, and owners.
+
+    model(batch)["tumour"]   (B, C, X, Y[, Z])   a segmentation's logits, one channel a class
+    model(batch)["grade"]    (B, C)              a classification's; (B, 1) where it is binary
+    model(batch)["risk"]     (B, 1)              a survival's log hazard
+
+Who owns a parameter is read from its name. The submodule that belongs to a modality or a
+head is *named after the group*, and everything below it is the group's:
+
+    encoders.modality:flair.0.weight    ->  modality:flair
+    heads.head:tumour.bias              ->  head:tumour
+    blocks.1.convolution.weight         ->  shared
+
+(The colon also keeps a modality called `keys` or `type` apart from PyTorch's attributes.)
+
+A model has no buffers: they would be state that no group carries, so BatchNorm is out.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.masking import Seen, visible
+from protocol.batch import Batch
+from protocol.groups import SHARED
+
+_NORMS = (nn.GroupNorm, nn.LayerNorm)
+
+
+class MultiModal(nn.Module, ABC):
+    """A model of cases that may lack modalities; a subclass says how in `predict`."""
+
+    def __init__(self, modalities: Iterable[str]) -> None:
+        """Take the recipe's modalities in its order, which is the order of `present`."""
+        super().__init__()
+        self.modalities = tuple(modalities)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return head -> logits; what stands in an absent modality's place is never read."""
+        return self.predict(visible(batch, self.modalities))
+
+    @abstractmethod
+    def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
+        """Return head -> logits from what may be seen of every modality."""
+
+    def group_of(self, name: str) -> str:
+        """Return the group that owns the parameter `name`."""
+        return next((part for part in name.split(".") if ":" in part), SHARED)
+
+    def kind_of(self, name: str) -> Literal["norm", "head", "other"]:
+        """Return what the parameter `name` is part of: a normalisation, an output layer, or else."""
+        if isinstance(self.get_submodule(name.rpartition(".")[0]), _NORMS):
+            return "norm"
+        return "head" if self.group_of(name).startswith("head:") else "other"

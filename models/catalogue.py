@@ -1,0 +1,79 @@
+"""What a recipe's `model` and `objective` may name, and how they are built.
+
+    build_model(recipe)       the network, the same parameters on every machine
+    build_objectives(recipe)  head -> its loss, which fits the head's kind and classes
+
+A model's options are the keyword-only parameters of its builder.
+"""
+
+from types import MappingProxyType
+
+import torch
+
+from models.base import MultiModal
+from models.objectives import OBJECTIVES, Objective
+from models.zoo.early_fusion_unet import early_fusion_unet
+from models.zoo.encoders_unet import encoders_unet
+from models.zoo.parallel_unet import parallel_unet
+from models.zoo.table_linear import table_linear
+from models.zoo.table_mlp import table_mlp
+from models.zoo.volume_classifier import volume_classifier
+from protocol.errors import RecipeError
+from protocol.recipe import Catalogue, Head, Recipe, build
+
+MODELS: Catalogue = {
+    "early_fusion_unet": early_fusion_unet,
+    "encoders_unet": encoders_unet,
+    "parallel_unet": parallel_unet,
+    "table_linear": table_linear,
+    "table_mlp": table_mlp,
+    "volume_classifier": volume_classifier,
+}
+
+_FITTING = MappingProxyType(
+    {
+        "segmentation": "dice_ce, dice, bce or focal",
+        "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
+        "survival": "cox or exponential",
+    }
+)
+
+
+def build_model(recipe: Recipe) -> MultiModal:
+    """Return the recipe's network, drawn from its seed; other randomness is left as it was.
+
+    Raises RecipeError where the model does not fit the modalities or the heads.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        given = {"modalities": recipe.modalities, "heads": recipe.heads}
+        model: MultiModal = build(MODELS, recipe.model, "model", **given)
+    _refuse_buffers(model, recipe.model.name)
+    return model
+
+
+def build_objectives(recipe: Recipe) -> dict[str, Objective]:
+    """Return head -> objective; RecipeError where one does not fit its head."""
+    objectives = {
+        name: build(OBJECTIVES, head.objective, f"heads.{name}.objective")
+        for name, head in recipe.heads.items()
+    }
+    for name, head in recipe.heads.items():
+        _check_fit(name, head, objectives[name])
+    return objectives
+
+
+def _refuse_buffers(model: MultiModal, name: str) -> None:
+    for buffer, _ in model.named_buffers():
+        raise RecipeError(
+            f"model: '{name}' keeps state outside its parameters ({buffer}), which no group carries "
+            "and no privacy guarantee covers; use GroupNorm in place of BatchNorm"
+        )
+
+
+def _check_fit(name: str, head: Head, objective: Objective) -> None:
+    if not objective.fits(head):
+        raise RecipeError(
+            f"heads.{name}.objective: '{head.objective.name}' does not train a {head.kind} with "
+            f"classes: {head.classes}; use {_FITTING[head.kind]}"
+        )

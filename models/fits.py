@@ -1,0 +1,26 @@
+"""Whether a model can take the recipe's modalities and predict its heads."""
+
+from collections.abc import Mapping
+
+from models.encoders import images_of
+from protocol.errors import RecipeError
+from protocol.recipe import Head, Modality
+
+
+def need_image(modalities: Mapping[str, Modality], model: str) -> None:
+    """Refuse a recipe of tables alone."""
+    if not images_of(modalities):
+        raise RecipeError(f"modalities: '{model}' needs an image among them; for tables alone use table_mlp")
+
+
+def refuse_images(modalities: Mapping[str, Modality], model: str) -> None:
+    """Refuse a recipe with an image."""
+    for name in images_of(modalities):
+        raise RecipeError(f"modalities.{name}.kind: '{model}' reads tables only; images: parallel_unet")
+
+
+def refuse_segmentation(heads: Mapping[str, Head], model: str) -> None:
+    """Refuse a recipe with a segmentation."""
+    for name, head in heads.items():
+        if head.kind == "segmentation":
+            raise RecipeError(f"heads.{name}.kind: '{model}' cannot segment; use parallel_unet")

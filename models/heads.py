@@ -1,0 +1,40 @@
+"""Output layers, one a head, each owned by the sites that have the label.
+
+A segmentation reads a feature map through a 1x1 convolution, any other head a feature
+vector through a linear layer. Both are affine and their inputs are means over modalities,
+so the result *is* the mean of the logits that each modality alone would give.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from models.unet import CONVOLUTION
+from protocol.groups import head_group
+from protocol.recipe import Head
+
+
+def output_channels(head: Head) -> int:
+    """Logits of a head: a survival has one, whatever `classes` says."""
+    return 1 if head.kind == "survival" else head.classes
+
+
+def map_heads(heads: Mapping[str, Head], dims: int, channels: int) -> nn.ModuleDict:
+    """Return the layers of the segmentation heads, from maps of `channels`."""
+    layer, wanted = CONVOLUTION[dims], _chosen(heads, segmentation=True)
+    return nn.ModuleDict({head_group(n): layer(channels, output_channels(h), 1) for n, h in wanted.items()})
+
+
+def vector_heads(heads: Mapping[str, Head], size: int) -> nn.ModuleDict:
+    """Return the layers of all other heads, from vectors of `size`."""
+    wanted = _chosen(heads, segmentation=False)
+    return nn.ModuleDict({head_group(n): nn.Linear(size, output_channels(h)) for n, h in wanted.items()})
+
+
+def predictions(layers: nn.ModuleDict, features: Tensor) -> dict[str, Tensor]:
+    """Return head -> logits of every layer on the same features."""
+    return {group.removeprefix(head_group("")): layer(features) for group, layer in layers.items()}
+
+
+def _chosen(heads: Mapping[str, Head], *, segmentation: bool) -> dict[str, Head]:
+    return {name: head for name, head in heads.items() if (head.kind == "segmentation") == segmentation}

@@ -1,0 +1,71 @@
+"""Absence, through one door.
+
+A case may lack a modality, because its hospital never took it or because a training step
+hides it on purpose. Either way `present` says so, and what stands in the tensor is
+unspecified: old memory, a fill value, NaN. `visible` is the only way from a batch into a
+model, and behind it absent content is zeros:
+
+    x = torch.where(has, x, 0)        never x * has, since NaN * 0 is NaN
+
+so that neither an output nor a gradient can depend on it. What is still missing then is
+that a *zero* should not count as an observation; that is fusion's part (`models.fusion`).
+
+`modality_dropout` makes absence: each present modality is hidden with a fixed chance, as in
+ModDrop (Neverova et al., TPAMI 2016), but never the last one of a case.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from protocol.batch import Batch
+
+
+class Seen(NamedTuple):
+    """One modality of a batch as a model may see it.
+
+    `x`          `(B, ...)`, zeros in the rows of cases that lack it
+    `has`        bool `(B,)`
+    `anybody`    some case has it; if not, a model need not compute it
+    `everybody`  all cases have it; then `x` is the batch's own tensor, not a copy
+    """
+
+    x: Tensor
+    has: Tensor
+    anybody: bool
+    everybody: bool
+
+
+def visible(batch: Batch, modalities: Sequence[str]) -> dict[str, Seen]:
+    """Return what a model may see of `batch`; `modalities` name the columns of `present`."""
+    anybody = batch.present.any(0).tolist()
+    everybody = batch.present.all(0).tolist()
+    columns = zip(modalities, batch.present.unbind(1), anybody, everybody, strict=True)
+    return {
+        name: Seen(batch.inputs[name] if each else _zeros_where_absent(batch.inputs[name], has), has, some, each)
+        for name, has, some, each in columns
+    }
+
+
+def rows(has: Tensor, like: Tensor) -> Tensor:
+    """Reshape bool `(B,)` so that it broadcasts over `like` `(B, ...)`."""
+    return has.view(-1, *[1] * (like.ndim - 1))
+
+
+def modality_dropout(present: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Hide each present modality with chance `rate`, but never a case's last one.
+
+    `present` is bool `(B, M)`, and so is the result, which never has more. Every modality
+    draws a number and is hidden below `rate`; the highest draw of a case always stays. Of n
+    present modalities each is therefore hidden with chance `rate - rate**n / n`.
+    """
+    draws = torch.rand(present.shape, generator=generator, device=generator.device).to(present.device)
+    draws = draws.masked_fill(~present, -1.0)
+    highest = draws == draws.amax(1, keepdim=True)
+    return present & ((draws >= rate) | highest)
+
+
+def _zeros_where_absent(x: Tensor, has: Tensor) -> Tensor:
+    return torch.where(rows(has, x), x, 0.0)

@@ -1,0 +1,216 @@
+"""Losses, each saying which cases it couples.
+
+    coupling "case"    a case's loss depends on that case alone
+             "batch"   on the other cases of its batch (Cox's partial likelihood)
+             "site"    on all cases of the site
+
+Only the first kind can be clipped patient by patient, so only it trains privately
+(`case_losses`); `total_loss` takes any. Either way an objective is a function
+
+    function(logits, target) -> (B,)      one loss a case
+
+and a head's loss is the mean over the cases that have its label, times the head's weight.
+Nothing is normalised over the batch inside (class weights, a Dice pooled over cases): that
+would couple the cases and break the privacy guarantee silently.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.masking import rows
+from protocol.batch import Batch
+from protocol.errors import PrivacyError
+from protocol.recipe import Catalogue, Head, NotNegative, Positive
+
+Coupling = Literal["case", "batch", "site"]
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss for each case, what it couples, and which heads it can train.
+
+    `function` takes logits and the head's target (`protocol.batch`) and returns `(B,)`.
+    """
+
+    function: Function
+    coupling: Coupling
+    fits: Callable[[Head], bool] = lambda head: True  # noqa: ARG005 - any head
+
+
+def case_losses(
+    outputs: Mapping[str, Tensor],
+    batch: Batch,
+    heads: Mapping[str, Head],
+    objectives: Mapping[str, Objective],
+) -> Tensor:
+    """Return each case's weighted sum over heads, `(B,)`; a head without a label counts 0.
+
+    Raises PrivacyError for an objective that couples cases.
+    """
+    total = torch.zeros(len(batch), device=batch.present.device)
+    for name, head in heads.items():
+        _refuse_coupling(name, head, objectives[name])
+        has, target = batch.labelled[name], batch.targets[name]
+        known = torch.where(rows(has, target), target, 0)
+        losses = torch.where(has, objectives[name].function(outputs[name], known), 0.0)
+        total = total + head.weight * losses
+    return total
+
+
+def total_loss(
+    outputs: Mapping[str, Tensor],
+    batch: Batch,
+    heads: Mapping[str, Head],
+    objectives: Mapping[str, Objective],
+) -> Tensor:
+    """Return the weighted sum over heads of the mean over the cases with that label, `()`."""
+    total = torch.zeros((), device=batch.present.device)
+    for name, head in heads.items():
+        has = batch.labelled[name]
+        logits, target = outputs[name], batch.targets[name]
+        if not has.all():
+            logits, target = logits[has], target[has]
+        # An empty sum is 0 and still has a gradient, a mean over nothing would be NaN.
+        loss = objectives[name].function(logits, target).mean() if len(logits) else logits.sum()
+        total = total + head.weight * loss
+    return total
+
+
+def dice(*, smooth: Positive = 1.0) -> Objective:
+    """Soft Dice of each channel, then their mean: 1 - (2 <p, y> + s) / (|p| + |y| + s).
+
+    Milletari et al., 3DV 2016. `smooth` 1 (Holder-MI's) and not MONAI's 1e-5, whose gradient
+    vanishes on a case that lacks the structure: most slices of a volume.
+    """
+    return Objective(_dice(smooth), "case", _is_segmentation)
+
+
+def dice_ce(*, smooth: Positive = 1.0) -> Objective:
+    """Dice plus binary cross-entropy, both of independent sigmoids (Isensee et al., 2021)."""
+    overlap = _dice(smooth)
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        return overlap(logits, target) + _bce(logits, target)
+
+    return Objective(losses, "case", _is_segmentation)
+
+
+def bce() -> Objective:
+    """Binary cross-entropy: a yes-or-no classification, or the mean over a segmentation's voxels.
+
+    What FLamby's Fed-Heart-Disease computes from sigmoids, here from logits.
+    """
+    return Objective(_bce, "case", _is_binary)
+
+
+def ce() -> Objective:
+    """Cross-entropy of a classification with two classes or more."""
+    return Objective(_ce, "case", lambda head: head.kind == "classification" and head.classes > 1)
+
+
+def focal(*, gamma: NotNegative = 2.0) -> Objective:
+    """Cross-entropy times (1 - p of the truth)^gamma (Lin et al., ICCV 2017); 0 is `bce` or `ce`."""
+    return Objective(_focal(gamma), "case", lambda head: head.kind != "survival")
+
+
+def cox() -> Objective:
+    """Cox's partial likelihood with Breslow's ties; it couples the cases of a batch.
+
+        l_i = event_i * (log sum over j with t_j >= t_i of exp(s_j)  -  s_i)
+
+    The mean is over all cases, censored ones too, as in FLamby's Fed-TCGA-BRCA. Where no two
+    times are equal it is that loss; where some are, FLamby's depends on the order of the rows.
+    """
+    return Objective(_cox, "batch", _is_survival)
+
+
+def exponential(*, time_unit: Positive = 1.0) -> Objective:
+    """Survival with a constant hazard exp(s) per `time_unit`: a likelihood of single cases.
+
+        l_i = exp(s_i) t_i - event_i s_i
+
+    The proportional hazards model whose baseline is known to be flat, and so the one that
+    can be trained privately. `time_unit` brings times near 1 (365.25 for days in years).
+    """
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        time, event = target.unbind(1)
+        risk = logits.squeeze(1)
+        return risk.exp() * time / time_unit - event * risk
+
+    return Objective(losses, "case", _is_survival)
+
+
+OBJECTIVES: Catalogue = {
+    "bce": bce,
+    "ce": ce,
+    "cox": cox,
+    "dice": dice,
+    "dice_ce": dice_ce,
+    "exponential": exponential,
+    "focal": focal,
+}
+
+
+def _dice(smooth: float) -> Function:
+    from monai.losses import DiceLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
+
+    loss = DiceLoss(sigmoid=True, smooth_nr=smooth, smooth_dr=smooth, reduction="none")
+    return lambda logits, target: loss(logits, target).flatten(1).mean(1)
+
+
+def _bce(logits: Tensor, target: Tensor) -> Tensor:
+    truth = target.to(logits.dtype).view_as(logits)  # a class (B,) becomes (B, 1)
+    return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(1).mean(1)
+
+
+def _ce(logits: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, target, reduction="none")
+
+
+def _focal(gamma: float) -> Function:
+    from monai.losses import FocalLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
+
+    binary = FocalLoss(gamma=gamma, reduction="none")
+    exclusive = FocalLoss(gamma=gamma, reduction="none", use_softmax=True, to_onehot_y=True)
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        if target.ndim == 1 and logits.shape[1] > 1:
+            return exclusive(logits, target[:, None]).sum(1)  # zero but for the true class
+        return binary(logits, target.to(logits.dtype).view_as(logits)).flatten(1).mean(1)
+
+    return losses
+
+
+def _cox(logits: Tensor, target: Tensor) -> Tensor:
+    time, event = target.unbind(1)
+    risk = logits.squeeze(1)
+    at_risk = time[None, :] >= time[:, None]  # (B, B): row i, those still observed at its time
+    among = torch.where(at_risk, risk[None, :], -torch.inf).logsumexp(1)
+    return event * (among - risk)
+
+
+def _is_segmentation(head: Head) -> bool:
+    return head.kind == "segmentation"
+
+
+def _is_survival(head: Head) -> bool:
+    return head.kind == "survival"
+
+
+def _is_binary(head: Head) -> bool:
+    return head.kind == "segmentation" or (head.kind == "classification" and head.classes == 1)
+
+
+def _refuse_coupling(name: str, head: Head, objective: Objective) -> None:
+    if objective.coupling != "case":
+        raise PrivacyError(
+            f"heads.{name}.objective: '{head.objective.name}' couples the cases of a {objective.coupling}, "
+            "so one patient's influence has no bound; use 'exponential' for survival, or privacy.epsilon=null"
+        )

@@ -1,0 +1,61 @@
+"""The baseline: modalities as the channels of one U-Net, zeros where one is absent.
+
+What a single hospital with complete data would train (Ronneberger et al., MICCAI 2015), and
+what missing-modality methods are compared with. All of it is shared: a site without FLAIR
+trains the first layer's FLAIR weights on zeros, which is the weakness that parameters with
+owners are meant to remove.
+
+Heads that are no segmentation read the deepest map, averaged over space, beside the tables.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from models.base import MultiModal
+from models.encoders import images_of, tables_of
+from models.fits import need_image
+from models.heads import map_heads, predictions, vector_heads
+from models.masking import Seen
+from models.unet import Channels, Decoder, Dims, Encoder, Groups, Plan, cropped, padded, pooled
+from protocol.recipe import Head, Modality
+
+
+class EarlyFusionUNet(MultiModal):
+    """Images as channels, tables beside the pooled map."""
+
+    def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan) -> None:
+        """Build only what the heads read: no decoder without a segmentation."""
+        super().__init__(modalities)
+        self.images, self.tables, self.plan = images_of(modalities), tables_of(modalities), plan
+        self.encoder = Encoder(plan, len(self.images))
+        self.maps = map_heads(heads, plan.dims, plan.channels[0])
+        self.decoder = Decoder(plan) if self.maps else None
+        features = sum(modalities[name].features for name in self.tables)
+        self.vectors = vector_heads(heads, plan.channels[-1] + features)
+
+    def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
+        """Return head -> logits."""
+        image = torch.cat([seen[name].x for name in self.images], 1)  # (B, images, X, Y[, Z])
+        levels = self.encoder(padded(image, self.plan))
+        outputs: dict[str, Tensor] = {}
+        if self.decoder is not None:
+            outputs |= predictions(self.maps, cropped(self.decoder(levels), image))
+        if self.vectors:
+            beside = [seen[name].x for name in self.tables]
+            outputs |= predictions(self.vectors, torch.cat([pooled(levels[-1]), *beside], 1))
+        return outputs
+
+
+def early_fusion_unet(
+    modalities: Mapping[str, Modality],
+    heads: Mapping[str, Head],
+    *,
+    channels: Channels = (16, 32, 64, 128),
+    groups: Groups = 8,
+    dims: Dims = 2,
+) -> EarlyFusionUNet:
+    """Build it: `channels` a level, at most `groups` groups of a norm, `dims` of the images."""
+    need_image(modalities, "early_fusion_unet")
+    return EarlyFusionUNet(modalities, heads, Plan(dims, channels, groups))

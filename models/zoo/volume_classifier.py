@@ -1,0 +1,73 @@
+"""A small network a modality, the mean of their features, one layer a head.
+
+Late fusion for classification and survival. An image goes through strided 3x3 convolutions,
+each with GroupNorm and ReLU, and is averaged over space (the all-convolutional net of
+Springenberg et al., ICLR 2015); a table goes through two linear layers. Every encoder belongs
+to its modality, so sites that hold different modalities meet in the feature space and the heads.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from models.base import MultiModal
+from models.encoders import encoded, images_of, table_encoders
+from models.fits import need_image, refuse_segmentation
+from models.fusion import masked_mean
+from models.heads import predictions, vector_heads
+from models.masking import Seen
+from models.unet import CONVOLUTION, Channels, Dims, Groups, Plan, norm, pooled, require_dims
+from protocol.groups import modality_group
+from protocol.recipe import Head, Modality
+
+
+class VolumeClassifier(MultiModal):
+    """Encoders by modality, masked mean of their features, linear heads."""
+
+    def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan) -> None:
+        """Build with encoders that end in `plan.channels[-1]` features."""
+        super().__init__(modalities)
+        self.images, self.plan = images_of(modalities), plan
+        self.encoders = nn.ModuleDict({modality_group(name): _ImageEncoder(plan) for name in self.images})
+        self.encoders.update(table_encoders(modalities, plan.channels[-1]))
+        self.heads = vector_heads(heads, plan.channels[-1])
+
+    def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
+        """Return head -> logits."""
+        cases = len(seen[self.images[0]].x)
+        fused = masked_mean(encoded(self.encoders, seen), seen, (cases, self.plan.channels[-1]))
+        return predictions(self.heads, fused)
+
+
+class _ImageEncoder(nn.Sequential):
+    """`(B, 1, X, Y[, Z])` -> `(B, channels[-1])`, halving the image at each level."""
+
+    def __init__(self, plan: Plan) -> None:
+        layer = CONVOLUTION[plan.dims]
+        levels = [
+            nn.Sequential(
+                layer(before, after, 3, stride=2, padding=1, bias=False), norm(after, plan.groups), nn.ReLU()
+            )
+            for before, after in pairwise((1, *plan.channels))
+        ]
+        super().__init__(*levels)
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        require_dims(x, self.plan)
+        return pooled(super().forward(x))
+
+
+def volume_classifier(
+    modalities: Mapping[str, Modality],
+    heads: Mapping[str, Head],
+    *,
+    channels: Channels = (16, 32, 64),
+    groups: Groups = 8,
+    dims: Dims = 3,
+) -> VolumeClassifier:
+    """Build it: `channels` a level, at most `groups` groups of a norm, `dims` of the images."""
+    need_image(modalities, "volume_classifier")
+    refuse_segmentation(heads, "volume_classifier")
+    return VolumeClassifier(modalities, heads, Plan(dims, channels, groups))
