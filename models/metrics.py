@@ -142,8 +142,9 @@ def _both_classes(probability: Tensor) -> Tensor:
 
 
 def _against_the_rest(logits: Tensor) -> Tensor:
-    log_p = logits.log_softmax(1)
-    return log_p - (-torch.expm1(log_p)).log()  # log p - log(1 - p)
+    # log p - log(1 - p), without a p that rounds to 1.
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits - logits[:, None].masked_fill(itself, -torch.inf).logsumexp(2)  # (B, C)
 
 
 def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> tuple[float, ...]:

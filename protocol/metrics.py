@@ -111,6 +111,11 @@ def _auroc(sums: Sums) -> float:
     return sum(areas) / len(areas) if areas else math.nan
 
 
+def _cases_in_bins(sums: Sums) -> float:
+    # Every case stands once in the bins of every class.
+    return sum(positives + negatives for place, positives, negatives in _triples(sums) if place < AUROC_BINS)
+
+
 def _area(bins: list[Sums]) -> float:
     won = below = above = 0.0
     for positives, negatives in bins:
@@ -185,7 +190,7 @@ METRICS: dict[str, Metric] = {
         "Chance that a positive case scores above a negative one, ties half, from a histogram of scores "
         f"({AUROC_BINS} bins); with more than two classes the mean of each class against the rest.",
         value=_auroc,
-        count=lambda sums: sum(sums[1::3]),
+        count=_cases_in_bins,
         shaped=lambda length: length % 3 == 0,
         merge=_add_bins,
     ),
