@@ -13,6 +13,7 @@ of the updates is
 and a group that nobody sent keeps its value. Strategies know vectors, not networks.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -27,14 +28,17 @@ Memory = Mapping[str, Vectors]
 
 @dataclass(frozen=True)
 class State:
-    """All that survives a round at the server; a checkpoint is exactly this.
+    """All that survives a round at the server.
 
     `parameters`   group -> flat float32 `(size,)`
     `memory`       name -> group -> flat float32 `(size,)`, such as FedAvgM's `momentum`
+    `spare`        name -> group -> memory to write the next round's sums into; no values, and
+                   not part of a checkpoint
     """
 
     parameters: Vectors
     memory: dict[str, Vectors] = field(default_factory=dict)
+    spare: dict[str, Vectors] = field(default_factory=lambda: defaultdict(dict), repr=False, compare=False)
 
 
 Correct = Callable[[str, Tensor, Tensor, Tensor, Memory, Memory], None]
@@ -74,8 +78,9 @@ class Strategy:
 
     `init(parameters)` copies what it keeps. `step(state, updates)` takes one update at a time
     and keeps no reference to its tensors, which the caller overwrites. Until `updates` is
-    exhausted `state` is untouched, since the iterable may raise at its end and the round then
-    never happened; after that `state` is consumed: its memory is reused, go on with the result.
+    exhausted, parameters and memory are untouched, since the iterable may raise at its end and the round then
+    never happened; after that the state
+    is consumed: its tensors are written over, go on with the result.
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`.
     """

@@ -20,7 +20,7 @@ from typing import Annotated
 from protocol.typed import one_of
 from protocol.update import Update
 from strategies.base import State, Strategy, initial
-from strategies.owners import Sums, accumulate, move, owner_sums
+from strategies.owners import OwnerSums, owner_sums
 
 
 def fedavg(*, weights: Annotated[str, one_of("count", "uniform", "zero_fill")] = "count") -> Strategy:
@@ -28,27 +28,26 @@ def fedavg(*, weights: Annotated[str, one_of("count", "uniform", "zero_fill")] =
     return Strategy(initial, {"count": average, "uniform": _uniform, "zero_fill": _zero_fill}[weights])
 
 
-def average(state: State, updates: Iterable[Update], rate: float = 1.0) -> State:
-    """Move the parameters by `rate` times the count-weighted owner mean."""
-    move(state.parameters, owner_sums(updates), rate)
+def average(state: State, updates: Iterable[Update]) -> State:
+    """Move the parameters by the count-weighted owner mean."""
+    owner_sums(updates, state.spare["deltas"]).move(state.parameters)
     return state
 
 
 def _uniform(state: State, updates: Iterable[Update]) -> State:
-    sums: Sums = {}
+    sums = OwnerSums(state.spare["deltas"])
     for update in updates:
-        accumulate(sums, update.deltas, dict.fromkeys(update.deltas, 1))
-    move(state.parameters, sums)
+        sums.add(update.deltas, dict.fromkeys(update.deltas, 1))
+    sums.move(state.parameters)
     return state
 
 
 def _zero_fill(state: State, updates: Iterable[Update]) -> State:
-    sums: Sums = {}
+    sums = OwnerSums(state.spare["deltas"])
     cases = 0
     for update in updates:
-        accumulate(sums, update.deltas, update.counts)
+        sums.add(update.deltas, update.counts)
         cases += max(update.counts.values(), default=0)
-    for total in sums.values():
-        total.weight = cases
-    move(state.parameters, sums)
+    sums.weights = dict.fromkeys(sums.weights, cases)
+    sums.move(state.parameters)
     return state

@@ -22,9 +22,9 @@ def fedavgm(*, momentum: BelowOne = 0.9, server_rate: Positive = 1.0) -> Strateg
     """FedAvg with a heavy ball."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        for group, total in owner_sums(updates).items():
+        for group, mean in owner_sums(updates, state.spare["deltas"]).means():
             ball = state.memory["momentum"][group]
-            ball.mul_(momentum).add_(total.vector, alpha=1 / total.weight)
+            ball.mul_(momentum).add_(mean)
             state.parameters[group].add_(ball, alpha=server_rate)
         return state
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from protocol.update import Update
 from strategies.base import State, Strategy, initial
-from strategies.owners import Sums, accumulate
+from strategies.owners import OwnerSums
 
 
 def fednova() -> Strategy:
@@ -22,12 +22,12 @@ def fednova() -> Strategy:
 
 
 def _step(state: State, updates: Iterable[Update]) -> State:
-    sums: Sums = {}
+    sums = OwnerSums(state.spare["deltas"])
     steps: dict[str, float] = {}  # group -> sum of n K over its owners
     for update in updates:
-        accumulate(sums, update.deltas, update.counts, 1 / update.steps)
+        sums.add(update.deltas, update.counts, 1 / update.steps)
         for group, count in update.counts.items():
             steps[group] = steps.get(group, 0.0) + count * update.steps
-    for group, total in sums.items():
-        state.parameters[group].add_(total.vector, alpha=steps[group] / total.weight**2)
+    for group, direction in sums.means():
+        state.parameters[group].add_(direction, alpha=steps[group] / sums.weights[group])
     return state

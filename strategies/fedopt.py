@@ -69,9 +69,8 @@ def _adaptive(second: Second, server_rate: float, beta_1: float, tau: float) -> 
         return state
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        for group, total in owner_sums(updates).items():
+        for group, mean in owner_sums(updates, state.spare["deltas"]).means():
             m, v = (state.memory[name][group] for name in MOMENTS)
-            mean = total.mean()
             m.mul_(beta_1).add_(mean, alpha=1 - beta_1)
             # The mean's memory is scratch from here on.
             second(v, mean.square_())

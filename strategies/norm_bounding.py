@@ -14,18 +14,18 @@ from collections.abc import Iterable
 from protocol.recipe import Positive
 from protocol.update import Update, Vectors
 from strategies.base import State, Strategy, initial
-from strategies.owners import Sums, accumulate, move
+from strategies.owners import OwnerSums
 
 
 def norm_bounding(*, bound: Positive = 1.0) -> Strategy:
     """FedAvg over updates shortened to an L2 norm of at most `bound`."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        sums: Sums = {}
+        sums = OwnerSums(state.spare["deltas"])
         for update in updates:
             norm = _norm(update.deltas)
-            accumulate(sums, update.deltas, update.counts, bound / max(norm, bound))
-        move(state.parameters, sums)
+            sums.add(update.deltas, update.counts, bound / max(norm, bound))
+        sums.move(state.parameters)
         return state
 
     return Strategy(initial, step)

@@ -23,20 +23,19 @@ from torch import Tensor
 from protocol.recipe import Positive, Share
 from protocol.update import Update, Vectors
 from strategies.base import Finished, Local, Memory, State, Strategy, initial
-from strategies.owners import Sums, accumulate, move
+from strategies.owners import OwnerSums
 
 
 def scaffold(*, server_rate: Positive = 1.0, participation: Share = 1.0) -> Strategy:
     """FedAvg whose sites know where the others go."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        deltas: Sums = {}
-        controls: Sums = {}
+        deltas, controls = OwnerSums(state.spare["deltas"]), OwnerSums(state.spare["control"])
         for update in updates:
-            accumulate(deltas, update.deltas, update.counts)
-            accumulate(controls, update.extras["control"], update.counts)
-        move(state.parameters, deltas, server_rate)
-        move(state.memory["control"], controls, participation)
+            deltas.add(update.deltas, update.counts)
+            controls.add(update.extras["control"], update.counts)
+        deltas.move(state.parameters, server_rate)
+        controls.move(state.memory["control"], participation)
         return state
 
     return Strategy(_init, step, sends=("control",), local=Local(_correct, _finish))

@@ -47,7 +47,9 @@ def vectors(rng: np.random.Generator, groups: dict[str, int]) -> Vectors:
 def stream(updates: Sequence[Update]) -> Iterator[Update]:
     """Yield copies one at a time and overwrite each with NaN as soon as the next is asked for."""
     for each in updates:
-        lent = Update(copied(each.deltas), dict(each.counts), each.steps, {n: copied(v) for n, v in each.extras.items()})
+        lent = Update(
+            copied(each.deltas), dict(each.counts), each.steps, {n: copied(v) for n, v in each.extras.items()}
+        )
         yield lent
         for given in (lent.deltas, *lent.extras.values()):
             for vector in given.values():

@@ -65,7 +65,12 @@ def test_strategy_is_its_twin(name: str, federation: Federation) -> None:
 
 @pytest.mark.parametrize(
     ("name", "twin"),
-    [("fedavg", twins.zero_fill), ("zero_fill", twins.fedavg), ("fednova", twins.fedavg), ("median", twins.uniform)],
+    [
+        ("fedavg", twins.zero_fill),
+        ("zero_fill", twins.fedavg),
+        ("fednova", twins.fedavg),
+        ("median", twins.uniform),
+    ],
 )
 def test_twins_tell_rules_apart(name: str, twin: Callable[..., None]) -> None:
     """A strategy held against another's twin fails, so the comparison above can fail."""
