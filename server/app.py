@@ -5,6 +5,7 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 """
 
 import json
+import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -74,7 +75,9 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
     """Run to the end; whatever ends it early is written down before it goes on its way."""
     try:
         state = run(plan, wire, state, book)
-        book.conclude(evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets))
+        book.conclude(
+            evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets)
+        )
     except KeyboardInterrupt:
         book.finish("stopped")
         raise
@@ -123,8 +126,17 @@ def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> T
 
 
 def environment() -> dict[str, str]:
-    """Return versions of what shapes a result."""
-    return {"python": python_version(), "platform": platform()} | {n: version(n) for n in _LIBRARIES}
+    """Return versions of what shapes a result, and the commit where the code is a git checkout."""
+    found = {"python": python_version(), "platform": platform()} | {n: version(n) for n in _LIBRARIES}
+    return found | ({"commit": commit} if (commit := _commit()) else {})
+
+
+def _commit() -> str:
+    git = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - no input
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _started(folder: Path) -> str:
