@@ -3,11 +3,13 @@
 import re
 import tomllib
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
@@ -17,16 +19,13 @@ WANTED = [
     Requirement(text)
     for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
 ]
-PINNED = dict(
-    line.split("==")
-    for line in (ROOT / "constraints.txt").read_text().splitlines()
-    if not line.startswith("#")
-)
+LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+PINNED = {canonicalize_name(name): pinned for name, _, pinned in (line.partition("==") for line in LINES)}
 
 
 @pytest.mark.parametrize("wanted", WANTED, ids=lambda wanted: wanted.name)
 def test_what_is_wanted_is_pinned_and_installed(wanted: Requirement) -> None:
-    pinned = PINNED[wanted.name]
+    pinned = PINNED[canonicalize_name(wanted.name)]
 
     assert wanted.specifier.contains(pinned)
     assert Version(version(wanted.name)).public == pinned
@@ -63,7 +62,7 @@ def test_every_exception_to_a_rule_has_a_reason() -> None:
     assert lint is not None
     assert all(re.fullmatch(r'  "[A-Z0-9]+", +# .+', line) for line in lint[1].splitlines())
     lines = text.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         assert not line.startswith("  'ignore:") or before.startswith("  #")
 
 
@@ -83,7 +82,8 @@ def test_the_changelog_knows_the_version_or_is_about_to() -> None:
 def test_no_file_names_a_machine() -> None:
     """Paths of one machine and copies of private notes have no place in a public tree."""
     private = re.compile(r"/(?:work|home|root|Users)/\w")
-    kept = [path for folder in (*ROOMS, "bench", "docs", "recipes") for path in (ROOT / folder).rglob("*.*")]
-    texts = [path for path in kept if path.suffix in {".py", ".md", ".yaml"}] + list(ROOT.glob("*.*"))
+    folders = [ROOT / name for name in (*ROOMS, "bench", "docs", "recipes", "tests")]
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    texts = [path for path in files if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt"}]
 
-    assert [path for path in texts if path.is_file() and private.search(path.read_text())] == []
+    assert [path for path in texts if private.search(path.read_text(encoding="utf-8"))] == []
