@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from models.masking import Seen, rows
+from models.masking import Seen, rows, zero_where_absent
 
 
 def masked_mean(features: Mapping[str, Tensor], seen: Mapping[str, Seen], shape: Sequence[int]) -> Tensor:
@@ -20,13 +20,9 @@ def masked_mean(features: Mapping[str, Tensor], seen: Mapping[str, Seen], shape:
     """
     if not features:
         return next(iter(seen.values())).x.new_zeros(shape)
-    counted = [_zero_where_absent(x, seen[name]) for name, x in features.items()]
+    counted = [x if seen[n].everybody else zero_where_absent(x, seen[n].has) for n, x in features.items()]
     total = sum(counted[1:], counted[0])
     if all(seen[name].everybody for name in features):
         return total / len(counted)
     count = torch.stack([seen[name].has for name in features]).sum(0).clamp(min=1)
     return total / rows(count, total)
-
-
-def _zero_where_absent(x: Tensor, seen: Seen) -> Tensor:
-    return x if seen.everybody else torch.where(rows(seen.has, x), x, 0.0)

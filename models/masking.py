@@ -14,7 +14,7 @@ that a *zero* should not count as an observation; that is fusion's part (`models
 ModDrop (Neverova et al., TPAMI 2016), but never the last one of a case.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,10 +43,16 @@ def visible(batch: Batch, modalities: Sequence[str]) -> dict[str, Seen]:
     anybody = batch.present.any(0).tolist()
     everybody = batch.present.all(0).tolist()
     columns = zip(modalities, batch.present.unbind(1), anybody, everybody, strict=True)
-    return {
-        name: Seen(batch.inputs[name] if each else _zeros_where_absent(batch.inputs[name], has), has, some, each)
-        for name, has, some, each in columns
-    }
+    seen: dict[str, Seen] = {}
+    for name, has, some, each in columns:
+        x = batch.inputs[name]
+        seen[name] = Seen(x if each else zero_where_absent(x, has), has, some, each)
+    return seen
+
+
+def zero_where_absent(x: Tensor, has: Tensor) -> Tensor:
+    """Return `(B, ...)` with zeros, and no gradient, in the rows where `has` `(B,)` is False."""
+    return torch.where(rows(has, x), x, 0.0)
 
 
 def rows(has: Tensor, like: Tensor) -> Tensor:
@@ -65,7 +71,3 @@ def modality_dropout(present: Tensor, rate: float, generator: torch.Generator) -
     draws = draws.masked_fill(~present, -1.0)
     highest = draws == draws.amax(1, keepdim=True)
     return present & ((draws >= rate) | highest)
-
-
-def _zeros_where_absent(x: Tensor, has: Tensor) -> Tensor:
-    return torch.where(rows(has, x), x, 0.0)
