@@ -27,7 +27,7 @@ from strategies.trimmed_mean import cut_of
 
 SITES = 8
 SIZE = 10_000_000  # elements: 40 MB a model
-ROBUST_SIZE = 2_000_000
+ROBUST_SIZE = 1_000_000
 
 
 def best(repeats: int, *contenders: Callable[[], object]) -> list[float]:
