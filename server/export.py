@@ -36,6 +36,7 @@ from protocol.update import Vectors
 from strategies.catalogue import STRATEGIES
 
 Arrays = dict[str, NDArray[np.float32]]
+Shape = tuple[int, ...]
 
 _SMALLEST = 32  # pixels along each axis of an image that stands in where there is none
 _RECIPE, _PARAMETERS = "recipe.yaml", "parameters.safetensors"
@@ -48,13 +49,12 @@ def write_model(folder: Path, recipe: Recipe, parameters: Vectors) -> None:
     save_file(dict(parameters), folder / _PARAMETERS)
 
 
-def load(folder: Path) -> "Predictor":
+def load(folder: Path | str) -> "Predictor":
     """Load a model that `write_model` wrote."""
-    return Predictor(load_recipe(folder / _RECIPE), load_file(folder / _PARAMETERS))
+    return Predictor(load_recipe(Path(folder) / _RECIPE), load_file(Path(folder) / _PARAMETERS))
 
 
-def _load_pyfunc(path: str) -> "Predictor":  # MLflow's hook, found by name
-    return load(Path(path))
+_load_pyfunc = load  # MLflow's hook, found by its name
 
 
 def kept_at_sites(recipe: Recipe) -> bool:
@@ -62,19 +62,12 @@ def kept_at_sites(recipe: Recipe) -> bool:
     return PRIVATE in _flat(recipe).vectors
 
 
-Shape = tuple[int, ...]
-
-
 def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
     space = (-1,) * _axes(_flat(recipe))
-    into = {
-        n: (-1, m.features) if m.kind == "table" else (-1, 1, *space) for n, m in recipe.modalities.items()
-    }
-    out = {
-        n: (-1, h.classes, *space) if h.kind == "segmentation" else (-1, -1) for n, h in recipe.heads.items()
-    }
-    return into, out
+    image = (-1, 1, *space)
+    inputs = {n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()}
+    return inputs, {name: _shape_out(head, space) for name, head in recipe.heads.items()}
 
 
 def _shape_out(head: Head, space: Shape) -> Shape:
@@ -110,8 +103,8 @@ class Predictor:
         rows = {len(x) for x in given.values()}
         spaces = {tuple(x.shape[2:]) for name, x in given.items() if known[name].kind == "image"}
         if len(rows) > 1 or len(spaces) > 1:
-            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
-            raise DataError(f"modalities must agree in cases and image size; found {shapes}")
+            found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
+            raise DataError(f"modalities must agree in cases and image size; found {found}")
         return self._with_absent(given, rows.pop())
 
     def _with_absent(self, given: dict[str, Tensor], rows: int) -> Batch:
@@ -125,11 +118,8 @@ class Predictor:
         modality = self.recipe.modalities[name]
         if modality.kind == "table":
             return torch.zeros(rows, modality.features)
-        return (
-            torch.zeros(rows, 1, *([_SMALLEST] * _axes(self._flat)))
-            if image is None
-            else torch.zeros_like(image)
-        )
+        space = (_SMALLEST,) * _axes(self._flat) if image is None else image.shape[2:]
+        return torch.zeros(rows, 1, *space)
 
 
 def _flat(recipe: Recipe) -> Flat:

@@ -34,13 +34,15 @@ def table(
     head: Sequence["str | Markup"],
     rows: Iterable[Sequence["str | float | Markup"]],
     *,
-    caption: str = "",
+    class_: str = "numbers",
 ) -> Markup:
-    """Return a table whose first column names its rows; a `td` in a row is taken as it is."""
-    top = tag("tr", *(tag("th", cell, scope="col") for cell in head))
+    """Return a table whose first column names its rows; a `td` in a row is taken as it is.
+
+    Of class "numbers" its columns are aligned to the right, of class "words" to the left.
+    """
+    top = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))) if head else Markup()
     body = join(tag("tr", tag("th", row[0], scope="row"), *map(_cell, row[1:])) for row in rows)
-    about = tag("caption", caption) if caption else Markup()
-    return tag("div", tag("table", about, tag("thead", top), tag("tbody", body)), class_="wide")
+    return tag("div", tag("table", top, tag("tbody", body), class_=class_), class_="wide")
 
 
 def section(title: str, about: "str | Markup", *children: Markup) -> Markup:
@@ -81,34 +83,34 @@ p { margin: 4px 0 12px; max-width: 82ch; }
 code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 pre { background: var(--wash); padding: 12px 14px; overflow-x: auto; border-radius: 6px; }
 .run { color: var(--soft); margin: 2px 0 0; overflow-wrap: anywhere; }
-.about, .note, caption, figcaption, .legend { color: var(--soft); }
+.about, .note, figcaption, .legend { color: var(--soft); }
 .note { font-size: 13px; }
 .badge { display: inline-block; padding: 1px 10px; border-radius: 999px; font-size: 13px; font-weight: 600;
   border: 1px solid currentColor; vertical-align: middle; margin-left: 8px; white-space: nowrap; }
 .good { color: #1a6b3c; } .warn { color: #8a5200; } .bad { color: #a3211a; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin: 20px 0 8px; }
 .tile { background: var(--wash); border-radius: 8px; padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile span { display: block; color: var(--soft); font-size: 13px; line-height: 1.4; }
 .wide { overflow-x: auto; margin: 8px 0 14px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: 4px 0; font-size: 13px; }
-th, td { padding: 5px 12px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: 5px 12px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { font-weight: 600; white-space: nowrap; }
 thead th { color: var(--soft); border-bottom: 2px solid var(--line); vertical-align: bottom; }
-th[scope=row], th:first-child, td.text { text-align: left; }
+th[scope=row], th:first-child, td.text, .words th, .words td { text-align: left; }
+.words th, .words td { vertical-align: top; }
 td.text { min-width: 16ch; max-width: 76ch; overflow-wrap: anywhere; }
 td.heat { min-width: 76px; text-align: center; border: 2px solid #fff; border-radius: 6px;
   line-height: 1.25; }
 td.heat small, .count { display: block; font-size: 11px; opacity: .85; }
-td.none { color: #9aa4b1; text-align: center; }
+td.none { color: #8792a0; }
 td.sum { border-left: 2px solid var(--line); }
 .chips { display: inline-flex; gap: 4px; flex-wrap: nowrap; }
 .chip { padding: 0 8px; border-radius: 4px; font-size: 12px; line-height: 20px; font-weight: 500;
   background: #1f5f8b; color: #fff; border: 1px solid #1f5f8b; }
 .chip.off { background: none; color: #8792a0; border: 1px dashed #b4bdc8; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 24px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(440px, 100%), 1fr)); gap: 24px; }
 figure { margin: 0; }
 figure > b { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; }

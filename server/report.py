@@ -28,6 +28,8 @@ from server.scores import (
 Overlay = tuple[str, bytes]
 """A caption and a PNG."""
 
+_NONE = "\u2013"
+
 LOST = (0.1, 0.3, 0.5)
 """Chances to lose a modality, for the expectation over subsets."""
 
@@ -102,7 +104,7 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
         tag("h1", recipe.name, badge),
         tag("p", record.run, class_="run"),
         tag("div", *(_tile(*tile) for tile in _tiles(record, recipe, metric)), class_="tiles"),
-        table(("", ""), [(name, tag("td", value, class_="text")) for name, value in facts]),
+        table((), facts, class_="words"),
         tag("details", tag("summary", "the whole recipe"), tag("pre", record.recipe)),
     )
 
@@ -143,23 +145,24 @@ def _cohorts(record: RunRecord, recipe: Recipe) -> Markup:
         (_chips(name, recipe), *(_count(site.patterns.get(name, 0)) for site in record.sites))
         for name in names
     ]
-    splits, heads = ("train", "validation", "test"), list(recipe.heads)
-    about = [
+    heads = list(recipe.heads)
+    rows = [
         (
             site.site,
-            *(_count(site.patients.get(split, 0)) for split in splits),
-            *(_count(site.cases.get(split, 0)) for split in splits),
-            *(_count(site.labels.get(head, 0)) for head in heads),
+            _splits(site.patients),
+            _splits(site.cases),
+            *(_count(site.labels.get(h, 0)) for h in heads),
         )
         for site in record.sites
     ]
-    columns = ["site", *(f"patients, {s}" for s in splits), *(f"cases, {s}" for s in splits)]
+    splits = "train / validation / test"
+    labels = [f"training cases labelled for {head}" for head in heads]
     return section(
         "Who has what, and who lacks what",
         "Training cases by the modalities that they have, as the sites told at the start. A site's update "
         "counts for a part of the network by how many of its cases use that part.",
         table(("modalities present", *sites), patterns),
-        table((*columns, *(f"labelled: {head}" for head in heads)), about),
+        table(("site", f"patients, {splits}", f"cases, {splits}", *labels), rows),
     )
 
 
@@ -199,9 +202,9 @@ def _learning(record: RunRecord, metric: str) -> Markup:
 
 def _subsets(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
     about = (
-        "Held-out test cases scored with the final parameters. A row is what the model was shown: a case that "
-        "has more is shown just these modalities; a case that lacks one of them is not in the row. Colour: from "
-        "the worst to the best value of the table; n: what the value is an average over."
+        "Held-out test cases scored with the final parameters. A row is what the model was shown: of a case "
+        "that has more it sees just these modalities, and a case that lacks one of them is not in the row. "
+        "Colour: from the worst to the best value of the table; n: what the value is an average over."
     )
     if not record.subsets:
         return section("Held-out patients, by modality subset and site", about, _note("Not evaluated yet."))
@@ -269,8 +272,9 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
     rows = [(site, *_spent_row(told)) for site, told in spent.items()]
     return section(
         title,
-        f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. Adjacency: "
-        f"{ADJACENCY}. Each site accounts for its own {UNIT}s; sites do not add up, since their {UNIT}s differ.",
+        f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
+        f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
+        "that the sites' numbers do not add up.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
     )
@@ -279,11 +283,14 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
 def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:
     last = told[-1]
     numbers = (last.epsilon, last.epsilon_pld)
-    fine = "\u2013" if last.delta is None else f"{last.delta:.2e}"
+    fine = _NONE if last.delta is None else f"{last.delta:.2e}"
     return (*(_number(n) for n in numbers), fine, _number(last.noise_multiplier), str(len(told)))
 
 
 def _participation(record: RunRecord) -> Markup:
+    about = "What became of each site in each round."
+    if not record.rounds:
+        return section("Participation", about, _note("No round has ended yet."))
     asked = {(ended.number, each.site): each for ended in record.rounds for each in ended.sites}
     numbers = [ended.number for ended in record.rounds]
     sites = [s.site for s in record.sites if any((number, s.site) in asked for number in numbers)]
@@ -295,17 +302,16 @@ def _participation(record: RunRecord) -> Markup:
         class_="legend",
     )
     reasons = [
-        (number, site, each.status, tag("td", each.reason, class_="text"))
+        (str(number), site, each.status, tag("td", each.reason, class_="text"))
         for (number, site), each in asked.items()
         if each.status != "accepted"
     ]
     why = (
-        table(("round", "site", "status", "reason"), reasons)
+        table(("round", "site", "status", "reason"), reasons, class_="words")
         if reasons
         else _note("Every answer was accepted.")
     )
-    drawn = grid(rows, numbers) if numbers else _note("No round has ended yet.")
-    return section("Participation", "What became of each site in each round.", drawn, legend, why)
+    return section("Participation", about, grid(rows, numbers), legend, why)
 
 
 def _square(number: int, told: SiteRound | None) -> Cell:
@@ -316,12 +322,10 @@ def _square(number: int, told: SiteRound | None) -> Cell:
 
 
 def _cost(record: RunRecord) -> Markup:
-    title, about = (
-        "Time and traffic",
-        (
-            "Seconds by the coordinator's clock for a whole round (train: until the last answer is summed), and by a "
-            "site's own clock for its training. Bytes are those of the parameters, before any wire's compression."
-        ),
+    title = "Time and traffic"
+    about = (
+        "Seconds by the coordinator's clock for a whole round (train: until the last answer is summed), and "
+        "by a site's own clock for its training. Bytes are those of the parameters, before a wire compresses."
     )
     if not record.rounds:
         return section(title, about, _note("No round has ended yet."))
@@ -384,8 +388,8 @@ def _definitions(record: RunRecord) -> Markup:
 
 
 def _environment(record: RunRecord) -> Markup:
-    rows = [(name, tag("td", value, class_="text")) for name, value in sorted(record.environment.items())]
-    return section("Environment", "Of the coordinator, when the run was last started.", table(("", ""), rows))
+    facts = table((), sorted(record.environment.items()), class_="words")
+    return section("Environment", "Of the coordinator, when the run was last started.", facts)
 
 
 # -- Small things --------------------------------------------------------------------------------
@@ -416,7 +420,7 @@ def _chips(name: str, recipe: Recipe) -> Markup:
 
 def _heat_cell(scores: Scores, metric: str, shade: Callable[[float], str]) -> Markup:
     if metric not in scores or math.isnan(scores[metric].value):
-        return tag("td", "\u2013", class_="none")
+        return tag("td", _NONE, class_="heat none")
     tally = scores[metric]
     count = tag("small", f"n = {tally.count:g}")
     return tag("td", _number(tally.value), count, class_="heat", style=shade(tally.value))
@@ -465,33 +469,33 @@ def _like(known: Mapping[str, Line], lines: Iterable[Line]) -> list[Line]:
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str, str, str]:
+    """Median, least, most and sum, to three digits."""
     if not values:
-        return ("\u2013",) * 4
+        return _NONE, _NONE, _NONE, _NONE
     ordered = sorted(values)
     numbers = ordered[len(ordered) // 2], ordered[0], ordered[-1], sum(ordered)
-    return tuple(f"{number:.3g}" if number < 1000 else f"{number:,.0f}" for number in numbers)
+    median, least, most, total = (f"{float(f'{number:.3g}'):,g}" for number in numbers)
+    return median, least, most, total
 
 
 def _sum_cell(value: float) -> Markup:
     return tag("td", _number(value), class_="sum")
 
 
+def _splits(counts: Mapping[str, int]) -> str:
+    return " / ".join(str(counts.get(split, 0)) for split in ("train", "validation", "test"))
+
+
 def _count(number: int) -> Markup:
-    return tag("td", number) if number else tag("td", "\u2013", class_="none")
+    return tag("td", number) if number else tag("td", _NONE, class_="none")
 
 
 def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "\u2013"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return _NONE if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return ""
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def _part(name: str, options: Mapping[str, object]) -> str:

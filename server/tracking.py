@@ -341,7 +341,7 @@ def signature(recipe: Recipe) -> Any:
         Schema([TensorSpec(float32, shape, name) for name, shape in outputs.items()]),
     )
     # MLflow would demand every named tensor; this hands the check to the model, which takes any subset.
-    found._is_signature_from_type_hint = True  # noqa: SLF001
+    found._is_signature_from_type_hint = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     return found
 
 
