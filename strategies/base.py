@@ -78,9 +78,9 @@ class Strategy:
 
     `init(parameters)` copies what it keeps. `step(state, updates)` takes one update at a time
     and keeps no reference to its tensors, which the caller overwrites. Until `updates` is
-    exhausted, parameters and memory are untouched, since the iterable may raise at its end and the round then
-    never happened; after that the state
-    is consumed: its tensors are written over, go on with the result.
+    exhausted, parameters and memory are untouched: the iterable may raise at its end, and then
+    the round never happened. After that the state is consumed, its tensors written over: go on
+    with the one returned.
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`.
     """
