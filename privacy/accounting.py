@@ -25,14 +25,14 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
-from dp_accounting.pld.privacy_loss_distribution import (
+from dp_accounting.pld.privacy_loss_distribution import (  # pyright: ignore[reportMissingTypeStubs]
     PrivacyLossDistribution,
     from_gaussian_mechanism,
     identity,
 )
-from opacus.accountants import PRVAccountant
-from opacus.accountants.analysis.prv import Domain
-from scipy.optimize import brentq
+from opacus.accountants import PRVAccountant  # pyright: ignore[reportMissingTypeStubs]
+from opacus.accountants.analysis.prv import Domain  # pyright: ignore[reportMissingTypeStubs]
+from scipy.optimize import brentq  # pyright: ignore[reportMissingTypeStubs]
 
 from protocol.errors import BudgetError, PrivacyError
 
@@ -90,9 +90,7 @@ def accountant(name: str) -> Callable[[Iterable[Event], float], float]:
     return ACCOUNTANTS[name]
 
 
-def calibrate(
-    epsilon: float, delta: float, rate: float, steps: int, spent: Iterable[Event] = ()
-) -> float:
+def calibrate(epsilon: float, delta: float, rate: float, steps: int, spent: Iterable[Event] = ()) -> float:
     """Return the least noise multiplier with which `steps` more steps cost at most `epsilon`.
 
     `spent` is what the same patients have paid already. The result is rounded up to 1e-4,
@@ -106,15 +104,22 @@ def calibrate(
     def cost(noise: float) -> float:
         return _prv(_coalesced([*before, Event(noise, rate, steps)]), _checked(delta))
 
+    def excess(noise: float) -> float:
+        return min(cost(noise), 1e9) - target
+
+    if cost(0) <= target:  # no step that anybody takes part in
+        return 0.0
     enough = 1.0
     while cost(enough) > target:
         enough *= 2
         if enough > _MOST_NOISE:
-            raise BudgetError(f"no noise affords {steps} steps within epsilon {target:g}: raise privacy.epsilon")
+            raise BudgetError(
+                f"no noise affords {steps} steps within epsilon {target:g}: raise privacy.epsilon"
+            )
     while cost(enough / 2) <= target:
         enough /= 2
     # The cost is smooth and falls in the noise: Brent's method needs a third of bisection's evaluations.
-    root = cast("float", brentq(lambda x: min(cost(x), 1e9) - target, enough / 2, enough, xtol=0.5 / _TICKS))
+    root = cast("float", brentq(excess, enough / 2, enough, xtol=0.5 / _TICKS))
     ticks = math.ceil(root * _TICKS)
     while cost(ticks / _TICKS) > target:
         ticks += 1

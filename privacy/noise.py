@@ -13,7 +13,6 @@ which an ideal Gaussian has 2e-17 of its mass.
 import math
 import os
 
-import numpy as np
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
@@ -33,7 +32,7 @@ class SecureGenerator:
 
     def __init__(self) -> None:
         self._zeros = bytes(8 * _CHUNK)
-        self._stream = np.empty(8 * _CHUNK + _BLOCK, np.uint8)
+        self._stream = bytearray(8 * _CHUNK + _BLOCK)
         self._process = 0
         self._cipher: CipherContext | None = None
 
@@ -79,8 +78,9 @@ class SecureGenerator:
 
     def _words(self, n: int) -> Tensor:
         """Return `(n <= _CHUNK,)` int64 of the stream, valid until the next call."""
-        self._encryptor().update_into(memoryview(self._zeros)[: 8 * n], self._stream[: 8 * n + _BLOCK])
-        return torch.from_numpy(self._stream[: 8 * n].view(np.int64))
+        stream = memoryview(self._stream)[: 8 * n + _BLOCK]
+        self._encryptor().update_into(memoryview(self._zeros)[: 8 * n], stream)
+        return torch.frombuffer(self._stream, dtype=torch.int64, count=n)
 
     def _encryptor(self) -> CipherContext:
         # A forked child must not go on with its parent's stream: the same noise twice is no noise.

@@ -1,0 +1,345 @@
+"""One private gradient: every row bounded, all rows summed, noise on the sum.
+
+    Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential
+    Privacy. CCS 2016.
+
+    g_i  gradient of row i's own loss, over all parameters as one vector
+    c_i  g_i * min(1, clip_norm / |g_i|); 0 if any entry of g_i is not a finite number
+    out  (sum_i c_i + Normal(0, noise_multiplier * clip_norm)) / expected_batch
+
+One row is one patient. Removing a row moves the sum by at most `clip_norm`, which is all that
+accounting assumes; so what could break it is refused, not trusted:
+
+    a row's place      every layer must see as many rows as the batch has: modalities or crops
+                       folded into the batch would give one patient several bounded parts
+    a row's loss       must not read another row's output (a batch-wise Dice, a weighted mean)
+    a row's gradient   the rows must add up to autograd's own gradient
+    layers' memory     buffers and batch normalisation mix rows
+
+The noise goes to every trainable parameter, also to those that no row used, and to all of
+them when the Poisson draw is empty: which patients were drawn must not show. It is added in
+float64, and the sum is rounded to a grid fixed beforehand: the low bits of a rounded sum
+tell its addends apart (Mironov: On Significance of the Least Significant Bits for
+Differential Privacy. CCS 2012); a grid point has at least 2^30 ways to come about.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from opacus.grad_sample import GradSampleHooks  # pyright: ignore[reportMissingTypeStubs]
+from opacus.grad_sample.conv import compute_conv_grad_sample  # pyright: ignore[reportMissingTypeStubs]
+from opacus.validators import ModuleValidator  # pyright: ignore[reportMissingTypeStubs]
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+from privacy.noise import SecureGenerator
+from protocol.batch import Batch
+from protocol.errors import PrivacyError
+
+Losses = Callable[[dict[str, Tensor], Batch], Tensor]
+"""Outputs by head and their batch -> `(B,)`, each case's own loss."""
+
+_GRID_BITS = 20
+_SHORT = 1 << 16
+"""Elements whose squares float32 adds without losing the sixth digit."""
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_EXPANDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm)
+
+
+class PrivateGradient:
+    """Leaves a private gradient in `p.grad` of every trainable parameter, step after step.
+
+    Wraps a model for as long as it is open; `close` leaves the model as it was.
+
+    How the rows' gradients are had (`mode`); they agree to rounding:
+
+        auto       Opacus' hooks; convolutions of any kind by one grouped convolution
+        hooks      Opacus' hooks as they come: convolutions unfolded into matrices
+        functorch  every layer run again under `torch.func.vmap`
+        ew         PyTorch's ExpandedWeights; convolutions, linear and normalising layers only
+    """
+
+    def __init__(  # noqa: PLR0917 - in the order of the formula
+        self,
+        model: nn.Module,
+        parameters: Iterable[nn.Parameter],
+        clip_norm: float,
+        noise_multiplier: float,
+        expected_batch: float,
+        generator: SecureGenerator,
+        mode: str = "auto",
+    ) -> None:
+        """Attach to `model`; `parameters` must hold all that are trainable.
+
+        Raises:
+            PrivacyError: where the influence of one row cannot be bounded.
+        """
+        if not (0 < clip_norm < math.inf and 0 <= noise_multiplier < math.inf and expected_batch > 0):
+            raise PrivacyError("clip_norm and expected batch must be > 0, noise_multiplier >= 0, all finite")
+        self._model = model
+        self._parameters = [p for p in parameters if p.requires_grad]
+        _require_boundable(model, self._parameters, mode)
+        self._clip_norm = clip_norm
+        self._noise_stddev = noise_multiplier * clip_norm
+        self._expected_batch = expected_batch
+        self._generator = generator
+        self._names = {p: name for name, p in model.named_parameters()}
+        self._unproven = set(self._parameters)
+        self._uncoupled = False
+        self._open = True
+        self._hooks = _HOOKS[mode](model)
+
+    def __call__(self, batch: Batch | None, losses: Losses) -> None:
+        """Write the gradient of one step; `None` is the empty draw, whose step is noise alone."""
+        if not self._open:
+            raise PrivacyError("this private gradient is closed: without its hooks no row can be bounded")
+        rows = self._rows(batch, losses) if batch is not None and len(batch) else []
+        shares = self._shares(rows)
+        for place, parameter in enumerate(self._parameters):
+            total = self._generator.normal_(
+                torch.empty(parameter.numel(), dtype=torch.float64), self._noise_stddev
+            )
+            total = total.to(parameter.device)
+            if rows and (own := rows[place]) is not None:
+                total += shares.to(own) @ own
+            gradient = _on_grid(total, self._noise_stddev) / self._expected_batch
+            cast("Tensor", parameter.grad).copy_(gradient.view_as(parameter))
+
+    def close(self) -> None:
+        """Detach from the model, which then trains as any other."""
+        if self._open and self._hooks is not None:
+            self._hooks.cleanup()
+        self._forget()
+        for parameter in self._parameters:
+            vars(parameter).pop("grad_sample", None)
+            vars(parameter).pop("_forward_counter", None)
+        self._open = False
+
+    # -- Each row's gradient ------------------------------------------------------------------
+    def _rows(self, batch: Batch, losses: Losses) -> list[Tensor | None]:
+        """Return `(B, numel)` for each parameter, None where no row used it."""
+        # Autograd's own gradient goes elsewhere: p.grad is a view that others hold.
+        places = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        try:
+            return self._differentiated(batch, losses)
+        finally:
+            for parameter, place in zip(self._parameters, places, strict=True):
+                parameter.grad = place
+            self._forget()
+
+    def _differentiated(self, batch: Batch, losses: Losses) -> list[Tensor | None]:
+        outputs = self._forward(batch)
+        values = losses(outputs, batch)
+        if values.shape != (len(batch),):
+            raise PrivacyError(
+                f"the loss has shape {tuple(values.shape)} for {len(batch)} cases: "
+                "give each case its own loss, averaged over nothing but itself"
+            )
+        self._require_uncoupled(values, outputs)
+        calls = self._require_aligned(max(len(batch), 2))
+        if values.requires_grad:
+            _backward(values.sum())
+        for module, count in calls.items():
+            if 0 < len(_activations(module)) < count:
+                raise PrivacyError(
+                    f"{type(module).__name__} ran {count} times, but not every result reached the loss: "
+                    "its rows cannot be told apart; mask results with torch.where instead of dropping them"
+                )
+        rows = [self._row_gradients(p, len(batch)) for p in self._parameters]
+        self._require_complete(rows)
+        return rows
+
+    def _forward(self, batch: Batch) -> dict[str, Tensor]:
+        # GroupNorm refuses one row with one voxel; the twin's outputs reach no loss.
+        pair = batch.map(lambda x: x.repeat_interleave(2, 0)) if len(batch) == 1 else batch
+        model: Callable[[Batch], dict[str, Tensor]] = self._model
+        if self._hooks is None:
+            model = call_for_per_sample_grads(self._model, batch_size=len(pair), loss_reduction="sum")
+        outputs = model(pair)
+        return outputs if pair is batch else {head: output[:1] for head, output in outputs.items()}
+
+    def _row_gradients(self, parameter: nn.Parameter, cases: int) -> Tensor | None:
+        # A parameter shared by two modules of which only one ran keeps its rows in the making.
+        state = vars(parameter)
+        finished: Tensor | None = state.get("grad_sample")
+        rows: Tensor | None = state.get("_current_grad_sample") if finished is None else finished
+        return None if rows is None else rows[:cases].reshape(cases, -1)
+
+    def _forget(self) -> None:
+        """Drop what one step leaves behind, above all from layers whose result nothing used."""
+        for parameter in self._parameters:
+            parameter.grad_sample = None  # pyright: ignore[reportAttributeAccessIssue]
+            parameter._forward_counter = 0  # noqa: SLF001 # pyright: ignore[reportAttributeAccessIssue]
+            vars(parameter).pop("_current_grad_sample", None)
+        for module in self._model.modules():
+            vars(module).pop("activations", None)
+            vars(module).pop("max_batch_len", None)
+
+    # -- Bounding ---------------------------------------------------------------------------
+    def _shares(self, rows: list[Tensor | None]) -> Tensor:
+        """Return `(B,)` factors that bound each row's norm; zero what is not finite, in place."""
+        present = [own for own in rows if own is not None]
+        if not present:
+            return torch.empty(0, dtype=torch.float64)
+        norms = sum(_squares(own) for own in present).sqrt()  # pyright: ignore[reportAttributeAccessIssue]
+        finite = norms.isfinite()
+        if not finite.all():
+            for own in present:
+                own[~finite] = 0
+        return torch.where(finite, (self._clip_norm / norms).clamp(max=1), 0)
+
+    # -- Refusals ---------------------------------------------------------------------------
+    def _require_aligned(self, cases: int) -> dict[nn.Module, int]:
+        """Refuse a layer that saw other rows than the batch's; return each layer's calls."""
+        calls = {module: len(_activations(module)) for module in self._model.modules()}
+        for module in calls:
+            for seen in _activations(module):
+                if seen[0].shape[0] != cases:
+                    raise PrivacyError(
+                        f"{type(module).__name__} saw {seen[0].shape[0]} rows of a batch of {cases}: "
+                        "give every layer one row a patient; never fold modalities or crops into the batch"
+                    )
+        return calls
+
+    def _require_uncoupled(self, values: Tensor, outputs: dict[str, Tensor]) -> None:
+        """Refuse losses of the first rows that depend on the others' outputs; once is enough."""
+        half = len(values) // 2
+        wanted = [output for output in outputs.values() if output.requires_grad]
+        if self._uncoupled or not half or not values.requires_grad:
+            return
+        slopes = torch.autograd.grad(
+            values[:half].sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        slopes = [slope.nan_to_num(0, 0, 0) for slope in slopes]
+        if any(slope[half:].any() for slope in slopes):
+            raise PrivacyError(
+                "a case's loss depends on other cases of the batch: use an objective coupled by case"
+            )
+        self._uncoupled = any(bool(slope[:half].any()) for slope in slopes)
+
+    def _require_complete(self, rows: list[Tensor | None]) -> None:
+        """Refuse rows that do not add up to autograd's gradient; once for each parameter."""
+        if self._hooks is None:  # ExpandedWeights refuses what it does not know, and leaves no sum
+            return
+        for parameter, own in zip(self._parameters, rows, strict=True):
+            if parameter.grad is None or parameter not in self._unproven:
+                continue
+            whole = parameter.grad.flatten()
+            summands = torch.zeros_like(whole)[None] if own is None else own
+            size = float(summands.norm(dim=1).sum() + whole.norm())
+            if float((summands.sum(0) - whole).norm()) > 1e-3 * size:
+                raise PrivacyError(
+                    f"parameter '{self._names[parameter]}': rows' gradients do not add up to the batch's: "
+                    "use it in its layer's ordinary forward, called with one tensor, in training mode"
+                )
+            if math.isfinite(size) and size:
+                self._unproven.discard(parameter)
+
+
+class _GroupedHooks(GradSampleHooks):
+    """Opacus' hooks, with convolutions of any kind by one grouped convolution."""
+
+
+def _convolution_rows(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """Each row's gradient of a convolution `(B, O, *sp)`: rows become groups of one big convolution.
+
+    Costs what the batch's own gradient costs, where unfolding costs up to six times as much
+    and running the layer again under vmap three times (16 rows of 64x64, 4 of 32x32x32).
+    """
+    if isinstance(layer.padding, str):
+        return compute_conv_grad_sample(layer, activations, backprops)
+    x, weight, rows = activations[0], layer.weight, len(backprops)
+    found: dict[nn.Parameter, Tensor] = {}
+    if weight.requires_grad:
+        gradient = torch.ops.aten.convolution_backward(
+            backprops.reshape(1, -1, *backprops.shape[2:]),
+            x.reshape(1, -1, *x.shape[2:]),
+            weight.detach().repeat(rows, *[1] * (weight.ndim - 1)),
+            None,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.transposed,
+            layer.output_padding,
+            rows * layer.groups,
+            (False, True, False),
+        )[1]
+        found[weight] = gradient.view(rows, *weight.shape)
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = backprops.flatten(2).sum(2)
+    return found
+
+
+_GroupedHooks.GRAD_SAMPLERS = GradSampleHooks.GRAD_SAMPLERS | dict.fromkeys(_CONVOLUTIONS, _convolution_rows)
+
+_HOOKS: Mapping[str, Callable[[nn.Module], GradSampleHooks | None]] = {
+    "auto": lambda model: _GroupedHooks(model, loss_reduction="sum"),
+    "hooks": lambda model: GradSampleHooks(model, loss_reduction="sum"),
+    "functorch": lambda model: GradSampleHooks(model, loss_reduction="sum", force_functorch=True),
+    "ew": lambda _: None,
+}
+
+
+def _require_boundable(model: nn.Module, parameters: list[nn.Parameter], mode: str) -> None:
+    if mode not in _HOOKS:
+        raise PrivacyError(f"privacy.mode: {mode!r} is not one of {', '.join(_HOOKS)}")
+    for problem in _problems(model, mode):
+        raise PrivacyError(problem)
+    given = set(parameters)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in given:
+            raise PrivacyError(
+                f"parameter '{name}' is trainable but not given: it would train without privacy"
+            )
+
+
+def _problems(model: nn.Module, mode: str) -> Iterator[str]:
+    for name, _ in model.named_buffers():
+        yield f"'{name}' is a buffer, which may remember patients outside the guarantee: keep no state"
+    for name, module in model.named_modules():
+        own = any(p.requires_grad for p in module.parameters(recurse=False))
+        if isinstance(module, _BatchNorm):
+            yield f"'{name}' normalises over the batch, which mixes patients: use GroupNorm"
+        elif own and _refused_by_opacus(module):
+            yield f"'{name}' ({type(module).__name__}) cannot be bounded per patient: use Opacus' variant"
+        elif own and module is model:
+            yield "a parameter belongs to the model itself: give it a module, called with one row a case"
+        elif own and mode == "ew" and not isinstance(module, _EXPANDABLE):
+            yield f"privacy.mode ew: '{name}' ({type(module).__name__}) is not supported; use auto"
+
+
+def _backward(total: Tensor) -> None:
+    with warnings.catch_warnings():
+        # Of every first layer: its input is data, which needs no gradient.
+        warnings.filterwarnings(
+            "ignore", "Full backward hook is firing when gradients are computed", UserWarning
+        )
+        total.backward()
+
+
+def _refused_by_opacus(module: nn.Module) -> bool:
+    validate = ModuleValidator.VALIDATORS.get(type(module))
+    return validate is not None and bool(validate(module))
+
+
+def _activations(module: nn.Module) -> list[list[Tensor]]:
+    return vars(module).get("activations", [])
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """Return each row's squared norm, `(B, n)` -> float64 `(B,)`."""
+    parts = [part.norm(dim=1).double().square() for part in rows.split(_SHORT, 1)]
+    return torch.stack(parts).sum(0)
+
+
+def _on_grid(total: Tensor, noise_stddev: float) -> Tensor:
+    if not noise_stddev:
+        return total
+    step = 2.0 ** (math.floor(math.log2(noise_stddev)) - _GRID_BITS)
+    return total.div_(step).round_().mul_(step)

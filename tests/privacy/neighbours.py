@@ -1,0 +1,68 @@
+"""How far one patient can move what is released: the property that every epsilon rests on.
+
+`sensitivity` releases the same batch with and without one patient, with the noise off, and
+measures the distance of the two sums. It knows nothing of how they came about, so it also
+judges what claims to be private and is not.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from privacy.dpsgd import Losses, PrivateGradient
+from privacy.noise import SecureGenerator
+from protocol.batch import Batch
+
+CLIP_NORM = 0.5
+SLACK = 1 + 1e-5
+
+Release = Callable[[nn.Module, Batch | None, Losses], Tensor]
+"""A model, a batch, and its losses -> the released sum of bounded gradients, one flat vector."""
+
+
+def released(model: nn.Module, batch: Batch | None, losses: Losses, mode: str = "auto") -> Tensor:
+    """Release the noiseless sum of one step of `PrivateGradient`."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradient = PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), mode)
+    try:
+        gradient(batch, losses)
+    finally:
+        gradient.close()
+    return torch.cat([p.grad.flatten() for p in parameters]).double()
+
+
+def sensitivity(
+    model: nn.Module,
+    batch: Batch,
+    losses: Losses,
+    patients: Iterable[int] | None = None,
+    release: Release = released,
+) -> float:
+    """Return the largest move of the released sum, as a multiple of the clip norm.
+
+    `patients` says whose row each is (by default every row is another patient's); each of
+    them is left out once.
+    """
+    owner = torch.tensor(list(patients) if patients is not None else range(len(batch)))
+    whole = release(model, batch, losses)
+    moves = []
+    for patient in owner.unique():
+        others = batch.map(lambda x, stay=owner != patient: x[stay])
+        without = release(model, others if len(others) else None, losses)
+        moves.append(float((whole - without).norm()) / CLIP_NORM)
+    return max(moves)
+
+
+def plain_loop(model: nn.Module, batch: Batch, losses: Losses) -> Tensor:
+    """Release the same sum the obvious way: one row at a time, autograd's own gradient."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    for row in range(len(batch)):
+        one = batch.map(lambda x, row=row: x[row : row + 1])
+        value = losses(model(one), one).sum()
+        found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        gradient = torch.cat([g.flatten() for g in found]).double()
+        if gradient.isfinite().all():
+            total += gradient * min(1.0, CLIP_NORM / float(gradient.norm()))
+    return total
