@@ -1,0 +1,61 @@
+"""A recipe and a batch for every model of the catalogue, small enough to try every subset."""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from protocol.batch import Batch
+from protocol.recipe import Head, Modality, Part, Recipe
+
+SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet")
+FUSING = ("encoders_unet", "parallel_unet")
+TABULAR = ("table_linear", "table_mlp")
+ALL = (*SEGMENTING, *TABULAR, "volume_classifier")
+
+IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
+TABLES = {"ehr": Modality("table", 5), "labs": Modality("table", 3)}
+VECTOR_HEADS = {
+    "grade": Head("classification", 3, Part("ce")),
+    "idh": Head("classification", 1, Part("bce")),
+    "risk": Head("survival", 1, Part("exponential")),
+}
+TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
+
+
+def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Recipe:
+    """Every kind of head that the model can predict, from every kind of modality that it reads."""
+    heads = VECTOR_HEADS | (TUMOUR if name in SEGMENTING else {})
+    if name in TABULAR:
+        return Recipe("r", TABLES, heads, Part("d"), Part(name, options), seed=seed)
+    options = {"channels": (4, 8, 8), "dims": dims} | options
+    return Recipe("r", IMAGES_AND_TABLE, heads, Part("d"), Part(name, options), seed=seed)
+
+
+def subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """All non-empty subsets."""
+    return [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
+
+
+def presence(recipe: Recipe, rows: list[tuple[str, ...]]) -> Tensor:
+    """`present` of cases that have just these modalities."""
+    return torch.tensor([[name in row for name in recipe.modalities] for row in rows])
+
+
+def batch_for(recipe: Recipe, present: Tensor, shape: tuple[int, ...] = (6, 5), seed: int = 0) -> Batch:
+    """Random cases; row 0 has every label, later rows lack one head's each."""
+    generator, cases = torch.Generator().manual_seed(seed), len(present)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(cases, *size, generator=generator)
+
+    def target(head: Head) -> Tensor:
+        if head.kind == "segmentation":
+            return (normal(head.classes, *shape) > 0).float()
+        if head.kind == "survival":
+            return torch.stack([normal().abs(), (normal() > 0).float()], 1)
+        return torch.randint(max(head.classes, 2), (cases,), generator=generator)
+
+    inputs = {n: normal(1, *shape) if m.kind == "image" else normal(m.features) for n, m in recipe.modalities.items()}
+    labelled = {name: torch.arange(cases) != place + 1 for place, name in enumerate(recipe.heads)}
+    return Batch(inputs, present, {n: target(h) for n, h in recipe.heads.items()}, labelled)

@@ -1,0 +1,115 @@
+"""Building what a recipe names: always the same, and only what fits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from models import catalogue
+from models.base import MultiModal
+from models.catalogue import build_model, build_objectives
+from protocol.errors import RecipeError
+from protocol.recipe import Head, Modality, Part, Recipe
+from tests.models.cases import ALL, IMAGES_AND_TABLE, SEGMENTING, TABLES, TUMOUR, recipe_for
+
+IMAGE = {"ct": Modality()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_seed_gives_one_model_whatever_was_drawn_before(name: str) -> None:
+    first = build_model(recipe_for(name)).state_dict()
+    torch.rand(7)
+    again, other = build_model(recipe_for(name)).state_dict(), build_model(recipe_for(name, seed=2)).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert not all(torch.equal(value, other[key]) for key, value in first.items())
+
+
+def test_building_leaves_the_global_randomness_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    build_model(recipe_for("parallel_unet"))
+    assert torch.equal(torch.rand(4), expected)
+
+
+@pytest.mark.parametrize(("features", "kind", "objective"), [(13, "classification", "bce"), (39, "survival", "cox")])
+def test_table_linear_starts_as_flambys_baseline(features: int, kind: str, objective: str) -> None:
+    table, head = {"clinical": Modality("table", features)}, {"y": Head(kind, 1, Part(objective))}
+    recipe = Recipe("r", table, head, Part("d"), Part("table_linear"), seed=42)
+    torch.manual_seed(42)
+    baseline = nn.Linear(features, 1)
+    built = dict(build_model(recipe).named_parameters())
+    assert list(built) == ["heads.head:y.weight", "heads.head:y.bias"]
+    assert torch.equal(built["heads.head:y.weight"], baseline.weight)
+    assert torch.equal(built["heads.head:y.bias"], baseline.bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "modalities", "message"),
+    [(name, TABLES, rf"modalities: '{name}' needs an image") for name in (*SEGMENTING, "volume_classifier")]
+    + [(name, IMAGES_AND_TABLE, r"modalities\.flair\.kind: .* tables only") for name in ("table_linear", "table_mlp")],
+)
+def test_a_model_that_cannot_read_the_modalities_is_refused(name: str, modalities: dict, message: str) -> None:
+    recipe = replace(recipe_for(name), modalities=modalities)
+    with pytest.raises(RecipeError, match=message):
+        build_model(recipe)
+
+
+@pytest.mark.parametrize("name", ["table_linear", "table_mlp", "volume_classifier"])
+def test_a_model_that_cannot_segment_is_refused(name: str) -> None:
+    recipe = replace(recipe_for(name), heads=TUMOUR)
+    with pytest.raises(RecipeError, match=r"heads\.tumour\.kind: .* cannot segment"):
+        build_model(recipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": ()}, r"model\.channels: .*one entry or more"),
+        ({"channels": (8, 1)}, r"model\.channels: .*each >= 2"),
+        ({"channels": "wide"}, r"model\.channels: expected a list"),
+        ({"dims": 4}, r"model\.dims: expected .*2 or 3"),
+        ({"groups": 0}, r"model\.groups: expected .*>= 1"),
+        ({"chanels": (4,)}, r"model\.chanels: .*nearest is 'model\.channels'"),
+    ],
+)
+def test_options_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_model(replace(recipe_for("parallel_unet"), model=Part("parallel_unet", options)))
+
+
+class Buffered(MultiModal):
+    def __init__(self) -> None:
+        super().__init__(IMAGE)
+        self.norm = nn.BatchNorm2d(2)
+
+    def predict(self, seen: object) -> dict:
+        return {}
+
+
+def test_a_model_with_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(catalogue.MODELS, "buffered", lambda modalities, heads: Buffered())
+    with pytest.raises(RecipeError, match=r"model: 'buffered' keeps state outside .*norm\.running_mean"):
+        build_model(replace(recipe_for("parallel_unet"), model=Part("buffered")))
+
+
+FITTING = {
+    ("segmentation", 1): {"bce", "dice", "dice_ce", "focal"},
+    ("segmentation", 3): {"bce", "dice", "dice_ce", "focal"},
+    ("classification", 1): {"bce", "focal"},
+    ("classification", 3): {"ce", "focal"},
+    ("survival", 1): {"cox", "exponential"},
+}
+
+
+@pytest.mark.parametrize(("kind", "classes"), list(FITTING))
+@pytest.mark.parametrize("name", list(catalogue.OBJECTIVES))
+def test_an_objective_trains_the_heads_that_it_fits(kind: str, classes: int, name: str) -> None:
+    recipe = replace(recipe_for("parallel_unet"), heads={"h": Head(kind, classes, Part(name))})
+    if name in FITTING[kind, classes]:
+        assert build_objectives(recipe).keys() == {"h"}
+        return
+    with pytest.raises(RecipeError, match=rf"heads\.h\.objective: '{name}' does not train a {kind}") as refused:
+        build_objectives(recipe)
+    assert any(fitting in str(refused.value) for fitting in FITTING[kind, classes])

@@ -1,0 +1,134 @@
+"""Parameters as views into one vector a group."""
+
+import pytest
+import torch
+
+from models.catalogue import build_model
+from models.flat import Flat
+from protocol.groups import PRIVATE
+from tests.models.cases import ALL, batch_for, presence, recipe_for
+from tests.models.invariance import results
+
+PARALLEL = recipe_for("parallel_unet")
+
+
+def flat(private: str = "") -> Flat:
+    return Flat(build_model(PARALLEL), private)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_flattening_changes_no_parameter_and_forgets_none(name: str) -> None:
+    recipe = recipe_for(name)
+    plain, model = build_model(recipe), build_model(recipe)
+    held = Flat(model)
+    assert all(torch.equal(p, dict(plain.named_parameters())[n]) for n, p in model.named_parameters())
+    slots = [slot.name for group in held.layout.groups.values() for slot in group]
+    assert sorted(slots) == sorted(name for name, _ in model.named_parameters())
+    assert sum(vector.numel() for vector in held.vectors.values()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_the_vectors_are_the_parameters() -> None:
+    held = flat()
+    held.load({group: torch.arange(len(v)).float() for group, v in held.vectors.items()})
+    named = dict(held.model.named_parameters())
+    for slots in held.layout.groups.values():
+        for slot in slots:
+            expected = torch.arange(slot.offset, slot.offset + slot.size).float()
+            assert torch.equal(named[slot.name].flatten(), expected)
+
+
+def test_loading_changes_what_the_model_says() -> None:
+    held, batch = flat(), batch_for(PARALLEL, presence(PARALLEL, [("flair", "t1")]))
+    before = held.model(batch)["tumour"]
+    saved = {group: vector.clone() for group, vector in held.vectors.items()}
+    held.load({group: vector * 1.5 for group, vector in saved.items()})
+    assert not torch.equal(held.model(batch)["tumour"], before)
+    held.load(saved)
+    assert torch.equal(held.model(batch)["tumour"], before)
+
+
+def test_what_is_not_given_becomes_zero() -> None:
+    held = flat()
+    held.load({"shared": held.vectors["shared"].clone()})
+    assert held.vectors["shared"].any()
+    assert not any(vector.any() for group, vector in held.vectors.items() if group != "shared")
+
+
+def test_an_update_is_one_subtraction_a_group() -> None:
+    held, named = flat(), dict(flat().model.named_parameters())
+    start = {group: vector.clone() for group, vector in held.vectors.items()}
+    held.train_only(held.vectors)
+    results_by_hand(held)
+    optimiser = torch.optim.SGD(held.parameters(held.vectors), 0.1)
+    optimiser.step()
+    for group, slots in held.layout.groups.items():
+        delta = held.vectors[group] - start[group]
+        assert torch.allclose(delta, -0.1 * held.grads[group], atol=1e-7)
+        for slot in slots:
+            moved = dict(held.model.named_parameters())[slot.name] - named[slot.name]
+            assert torch.equal(delta[slot.offset : slot.offset + slot.size], moved.flatten())
+
+
+def results_by_hand(held: Flat) -> None:
+    """Leave a gradient in the views: a backward pass that frees none of them."""
+    outputs = held.model(batch_for(PARALLEL, presence(PARALLEL, [("flair", "ehr")] * 2)))
+    sum(logits.square().sum() for logits in outputs.values()).backward()
+
+
+def test_gradients_arrive_in_the_vectors() -> None:
+    held, plain = flat(), build_model(PARALLEL)
+    held.train_only(held.vectors)
+    results_by_hand(held)
+    twin = Flat(plain)  # the same arithmetic with gradients of its own
+    sum(x.square().sum() for x in plain(batch_for(PARALLEL, presence(PARALLEL, [("flair", "ehr")] * 2))).values()).backward()
+    for group, members in twin.layout.groups.items():
+        for slot in members:
+            grad = dict(plain.named_parameters())[slot.name].grad
+            expected = torch.zeros(slot.size) if grad is None else grad.flatten()
+            assert torch.equal(held.grads[group][slot.offset : slot.offset + slot.size], expected)
+
+
+def test_a_modality_that_no_case_has_keeps_a_zero_gradient() -> None:
+    held = flat()
+    held.train_only(held.vectors)
+    results_by_hand(held)
+    assert not held.grads["modality:t1"].any()
+    assert held.grads["modality:flair"].any()
+
+
+def test_only_the_chosen_groups_have_gradients() -> None:
+    held = flat()
+    held.train_only(["shared", "head:tumour"])
+    for name, parameter in held.model.named_parameters():
+        chosen = held.model.group_of(name) in ("shared", "head:tumour")
+        assert parameter.requires_grad == chosen
+        assert (parameter.grad is not None) == chosen
+
+
+def test_private_parameters_leave_their_groups() -> None:
+    everything = {name for name, _ in flat().model.named_parameters()}
+    for private, stays in [
+        ("", set()),
+        ("norm", {name for name in everything if ".norms." in name}),
+        ("head", {name for name in everything if "head:" in name}),
+        ("all", everything),
+    ]:
+        held = flat(private)
+        slots = held.layout.groups.get(PRIVATE, ())
+        assert {slot.name for slot in slots} == stays
+        assert set(held.initial) == ({PRIVATE} if stays else set())
+
+
+def test_the_private_group_is_remembered_as_the_seed_built_it() -> None:
+    held = flat("head")
+    first = held.vectors[PRIVATE].clone()
+    held.vectors[PRIVATE].zero_()
+    assert torch.equal(held.initial[PRIVATE], first)
+
+
+def test_gradients_by_name_match_a_model_without_views() -> None:
+    """The whole training signal, losses and all, is untouched by flattening."""
+    batch = batch_for(PARALLEL, presence(PARALLEL, [("flair", "t1", "ehr"), ("t1",)]))
+    expected, held = results(build_model(PARALLEL), batch, PARALLEL), flat()
+    given = results(held.model, batch, PARALLEL)
+    assert all(torch.equal(value, given[name]) for name, value in expected.items())

@@ -1,0 +1,101 @@
+"""Absence through one door, and absence on purpose."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.fusion import masked_mean
+from models.masking import Seen, modality_dropout, visible
+from protocol.batch import Batch
+
+presences = st.integers(1, 5).flatmap(
+    lambda m: st.lists(st.lists(st.booleans(), min_size=m, max_size=m), min_size=1, max_size=12)
+)
+rates = st.floats(0, 0.999)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(presences, rates, seeds)
+def test_dropout_never_adds_and_never_empties(present: list[list[bool]], rate: float, seed: int) -> None:
+    before = torch.tensor(present)
+    after = modality_dropout(before, rate, seeded(seed))
+    assert not (after & ~before).any()
+    assert torch.equal(after.any(1), before.any(1))
+
+
+@given(presences, seeds)
+def test_dropout_of_rate_zero_changes_nothing(present: list[list[bool]], seed: int) -> None:
+    assert torch.equal(modality_dropout(torch.tensor(present), 0.0, seeded(seed)), torch.tensor(present))
+
+
+@given(presences, rates, seeds)
+def test_dropout_repeats_from_its_seed(present: list[list[bool]], rate: float, seed: int) -> None:
+    first, again = (modality_dropout(torch.tensor(present), rate, seeded(seed)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def hidden_share(dropout: object, present: list[bool], rate: float) -> Tensor:
+    before = torch.tensor([present]).expand(60_000, -1)
+    return 1 - dropout(before, rate, seeded(5)).float().mean(0)
+
+
+def rate_error(dropout: object) -> float:
+    """Largest distance from `rate - rate**n / n`, in standard errors (0.002 at most)."""
+    errors = []
+    for n, rate in [(1, 0.5), (2, 0.3), (3, 0.8), (4, 0.5)]:
+        share = hidden_share(dropout, [True] * n + [False], rate)[:n]
+        errors.append(float((share - (rate - rate**n / n)).abs().max()))
+    return max(errors) / 0.002
+
+
+def test_dropout_hides_each_modality_at_its_rate() -> None:
+    assert rate_error(modality_dropout) < 4
+
+
+def test_the_rate_is_measured_well_enough_to_catch_a_mutant() -> None:
+    """A row that would be empty is put back whole, as is often done."""
+
+    def put_back(present: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+        kept = present & (torch.rand(present.shape, generator=generator) >= rate)
+        return torch.where(kept.any(1, keepdim=True), kept, present)
+
+    assert rate_error(put_back) > 20
+
+
+def batch(present: Tensor) -> Batch:
+    return Batch({"a": torch.full((2, 1, 3), torch.nan), "b": torch.ones(2, 4)}, present, {}, {})
+
+
+def test_only_zeros_are_seen_where_a_modality_is_absent() -> None:
+    seen = visible(batch(torch.tensor([[False, True], [False, False]])), ("a", "b"))
+    assert torch.equal(seen["a"].x, torch.zeros(2, 1, 3))
+    assert torch.equal(seen["b"].x, torch.tensor([[1.0], [0.0]]).expand(2, 4))
+    assert (seen["a"].anybody, seen["b"].anybody, seen["b"].everybody) == (False, True, False)
+
+
+def test_what_everybody_has_is_not_copied() -> None:
+    whole = batch(torch.ones(2, 2, dtype=torch.bool))
+    seen = visible(whole, ("a", "b"))
+    assert all(seen[name].x is whole.inputs[name] for name in ("a", "b"))
+
+
+@given(presences, seeds)
+def test_the_masked_mean_is_the_mean_of_what_is_there(present: list[list[bool]], seed: int) -> None:
+    has = torch.tensor(present)
+    features = {str(m): torch.randn(len(has), 3, generator=seeded(seed + m)) for m in range(has.shape[1])}
+    seen = {n: Seen(x, h, bool(h.any()), bool(h.all())) for (n, x), h in zip(features.items(), has.T, strict=True)}
+    mean = masked_mean(features, seen, (len(has), 3))
+    for row, pattern in enumerate(present):
+        there = [features[str(m)][row] for m, held in enumerate(pattern) if held]
+        expected = torch.stack(there).mean(0) if there else torch.zeros(3)
+        torch.testing.assert_close(mean[row], expected)
+
+
+def test_the_masked_mean_of_nothing_is_zeros() -> None:
+    seen = {"a": Seen(torch.ones(2, 3), torch.zeros(2).bool(), anybody=False, everybody=False)}
+    assert torch.equal(masked_mean({}, seen, (2, 5)), torch.zeros(2, 5))
