@@ -5,9 +5,6 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PHANTOM := runs/phantom-data
 
-# Tests and benchmarks parallelise over processes: one thread each.
-export OMP_NUM_THREADS ?= 1
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench docs
 
@@ -17,7 +14,10 @@ help:  ## print the verbs
 setup: $(INSTALLED)  ## create .venv and install what constraints.txt says
 
 demo: setup $(PHANTOM)  ## train four phantom hospitals together and write a report
-	OMP_NUM_THREADS= $(BIN)/consilium sim run recipes/phantom.yaml --data $(PHANTOM)
+	$(BIN)/consilium sim run recipes/phantom.yaml --data $(PHANTOM)
+
+# Tests run side by side in processes: one thread each.
+test docs: export OMP_NUM_THREADS := 1
 
 test: setup  ## run the tests
 	$(BIN)/pytest -m "not slow" -n 2
@@ -41,4 +41,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(PHANTOM): | setup
-	$(BIN)/consilium sim phantom $@
+	rm -rf $@.partial
+	$(BIN)/consilium sim phantom $@.partial
+	mv $@.partial $@

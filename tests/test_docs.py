@@ -67,6 +67,12 @@ def test_every_recipe_loads_with_the_overrides_shown(command: list[str]) -> None
     load_recipe(ROOT / command[2], overrides, CATALOGUES)
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_is_in_the_readme(recipe: Path) -> None:
+    assert load_recipe(recipe, (), CATALOGUES).name == recipe.stem
+    assert f"`{recipe.stem}`" in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_there(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text())
