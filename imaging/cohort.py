@@ -96,8 +96,7 @@ def assemble(
     """Make a cohort of each patient's cases; patients stand in the order of their names."""
     names = tuple(sorted(name for name in patients if len(patients[name])))
     if not names:
-        msg = f"site '{site}' has no patient with anything that the recipe uses: check its folder"
-        raise DataError(msg)
+        raise _nobody(site)
     owners = torch.repeat_interleave(torch.tensor([len(patients[name]) for name in names]))
     splits = torch.tensor([split[name] for name in names])
     cases = join([patients[name] for name in names])
@@ -109,6 +108,8 @@ def concatenate(site: str, cohorts: Sequence[Cohort]) -> Cohort:
 
     Equal names at two sites are two patients.
     """
+    if not cohorts:
+        raise _nobody(site)
     offsets = [sum(len(c.patients) for c in cohorts[:i]) for i in range(len(cohorts))]
     spacings = {cohort.spacing_mm for cohort in cohorts}
     return Cohort(
@@ -167,6 +168,10 @@ def _as_wide_as_declared(cohort: Cohort, recipe: Recipe) -> None:
 def renamed(cohort: Cohort, site: str) -> Cohort:
     """Return the same cohort under the site's own name."""
     return replace(cohort, site=site)
+
+
+def _nobody(site: str) -> DataError:
+    return DataError(f"site '{site}' has no patient with anything that the recipe uses: check its folder")
 
 
 def _none(wrong: Tensor, cohort: Cohort, what: str, remedy: str) -> None:

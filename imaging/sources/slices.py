@@ -97,6 +97,7 @@ def read(
         field_mm: side of the field of view; null: unknown, and no distance is measured.
         split_seed: another number gives another split by patient.
     """
+    _supported(recipe)
     everybody, parts = _folders(root), list[Cohort]()
     spacing = None if field_mm is None else (field_mm / size, field_mm / size)
     for each in sites(root, recipe) if site is None else [site]:

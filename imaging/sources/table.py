@@ -14,7 +14,7 @@ Both need a recipe with one modality, a table, and one head.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ def sites_heart4(root: Path, recipe: Recipe) -> list[str]:
 def read_heart4(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one hospital of UCI heart disease."""
     if site is None:
-        return _whole(read_heart4, root, recipe, sites_heart4(root, recipe))
+        return concatenate(root.name, [read_heart4(root, recipe, each) for each in sites_heart4(root, recipe)])
     _only(recipe, "classification")
     rows = _heart_rows(_heart_file(root, site), f"site '{site}'")
     features = torch.tensor([_heart_features(row) for row in rows])
@@ -146,7 +146,8 @@ def sites_tcga_brca(root: Path, recipe: Recipe) -> list[str]:
 def read_tcga_brca(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one region of TCGA-BRCA."""
     if site is None:
-        return _whole(read_tcga_brca, root, recipe, sites_tcga_brca(root, recipe))
+        every = sites_tcga_brca(root, recipe)
+        return concatenate(root.name, [read_tcga_brca(root, recipe, each) for each in every])
     _only(recipe, "survival")
     folds = _brca_folds(root)
     sheet = read_sheet(root / "brca.csv", ("pid", *BRCA_FEATURES, "E", "T"))
@@ -173,13 +174,6 @@ def _brca_folds(root: Path) -> dict[str, tuple[str, int]]:
 
 
 # -- Both ----------------------------------------------------------------------------------------
-
-
-def _whole(read: Callable[..., Cohort], root: Path, recipe: Recipe, sites: Sequence[str]) -> Cohort:
-    if not sites:
-        msg = f"{root} holds none of the files that this source reads: see imaging/sources/table.py"
-        raise DataError(msg)
-    return concatenate(root.name, [read(root, recipe, site) for site in sites])
 
 
 def _only(recipe: Recipe, kind: str) -> None:
