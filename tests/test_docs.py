@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import typer
 
@@ -49,11 +50,11 @@ def test_every_make_verb_exists() -> None:
 @pytest.mark.parametrize("command", _commands("consilium"), ids=" ".join)
 def test_every_command_parses(command: list[str]) -> None:
     """Down to its options; nothing is run."""
-    context = typer.main.get_command(cli).make_context("consilium", command[:])
-    while hasattr(context.command, "commands"):
-        arguments = [*context.protected_args, *context.args]
-        name, child, rest = context.command.resolve_command(context, arguments)
-        context = child.make_context(name, rest, parent=context)
+    here, words = typer.main.get_command(cli), list(command)
+    while isinstance(here, click.Group):
+        here = here.commands[words.pop(0)]
+
+    here.make_context("consilium", words)
 
 
 RUNS = [command for command in _commands("consilium") if command[:2] == ["sim", "run"]]
