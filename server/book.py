@@ -24,6 +24,7 @@ from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
 from server import checkpoint
 from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
+from server.report import render
 from server.scores import mean_over_sites
 from server.tracking import Tracker
 from strategies.base import State
@@ -78,9 +79,10 @@ class Book:
         self.record = replace(self.record, subsets=subsets)
 
     def finish(self, status: str) -> None:
-        """Write the whole record and close the tracking run."""
+        """Write the whole record and the report, and close the tracking run."""
         self.record = replace(self.record, status=status)
         write_atomically(self.folder / "record.json", to_json(self.record))
+        write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
         if self._tracker is not None:
             self._tracker.finish(status)
 

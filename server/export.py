@@ -66,7 +66,9 @@ def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
     space = (-1,) * _axes(_flat(recipe))
     image = (-1, 1, *space)
-    inputs = {n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()}
+    inputs: dict[str, Shape] = {
+        n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()
+    }
     return inputs, {name: _shape_out(head, space) for name, head in recipe.heads.items()}
 
 

@@ -82,7 +82,8 @@ def render(record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay]) -> st
 
 def chosen_metric(record: RunRecord, recipe: Recipe) -> str:
     """Return the metric to show first: the recipe's choice, else the first that was measured; "" if none."""
-    return recipe.evaluation.select or next(iter(_metrics(record)), "")
+    select = recipe.evaluation.select
+    return select if _known(select) else next(iter(_metrics(record)), "")
 
 
 # -- Parts, from the top of the page down --------------------------------------------------------
@@ -317,7 +318,7 @@ def _participation(record: RunRecord) -> Markup:
 def _square(number: int, told: SiteRound | None) -> Cell:
     if told is None:
         return "#eef1f4", "", f"round {number}: not asked"
-    colour, letter, _ = STATUSES[told.status]
+    colour, letter, _ = STATUSES.get(told.status, STATUSES["failed"])
     return colour, letter, f"round {number}, {told.site}: {told.status} {told.reason}".strip()
 
 
@@ -397,9 +398,13 @@ def _environment(record: RunRecord) -> Markup:
 
 def _metrics(record: RunRecord) -> list[str]:
     """All metrics measured anywhere, in the order in which the sites told them."""
-    validated = [told for ended in record.rounds[-1:] for told in ended.scores.values()]
+    validated = [told for ended in record.rounds for told in ended.scores.values()]
     held_out = [told for found in record.subsets.values() for told in found.values()]
-    return list(dict.fromkeys(name for told in (*validated, *held_out) for name in told))
+    return list(dict.fromkeys(name for told in (*validated, *held_out) for name in told if _known(name)))
+
+
+def _known(metric: str) -> bool:
+    return metric.rpartition("/")[2] in METRICS
 
 
 def _ordered(names: Iterable[str], recipe: Recipe) -> list[str]:

@@ -22,6 +22,7 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -34,7 +35,7 @@ from protocol.errors import TrackingError
 from protocol.recipe import Recipe, parse_cached
 from server import checkpoint, export
 from server.record import Round, RunRecord, Scores, SiteRound, SiteSummary, read_record
-from server.scores import mean_over_sites, overall, worst
+from server.scores import emm_average, mean_over_sites, over_subsets, overall, worst
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,6 +49,7 @@ FILES = ("recipe.yaml", "record.json", "report.html", "best.safetensors")
 
 _PARENT = "mlflow.parentRunId"
 _SITE = "consilium.site"
+_CONCLUDED = "consilium.concluded"
 _MOST_PARAMETERS = 100
 _MOST_METRICS = 1000
 
@@ -68,6 +70,7 @@ class Tracker:
         self._sites: dict[str, str] = {}
         self._logged: dict[str, int] = {}
         self._waiting: list[Round] = []
+        self._concluded = False
         self._thread = ThreadPoolExecutor(1, "tracking")
 
     def start(
@@ -120,10 +123,8 @@ class Tracker:
         try:
             self._log_rounds()
             self._log_files()
-            if status == "finished":
-                record = read_record(self._folder)
-                self._log_subsets(record)
-                self._register(parse_cached(record.recipe))
+            if status == "finished" and not self._concluded:
+                self._conclude(read_record(self._folder))
             for run in (*self._sites.values(), self._run):
                 self._client.set_terminated(run, STATUSES[status])
         except Exception as error:  # noqa: BLE001 - whatever a store may raise
@@ -144,6 +145,7 @@ class Tracker:
     def _reopen(self, run: str) -> None:
         parent = self._client.get_run(run)
         self._run = run
+        self._concluded = _CONCLUDED in parent.data.tags
         query = f"tags.`{_PARENT}` = '{run}'"
         children = self._client.search_runs([parent.info.experiment_id], query, max_results=50_000)
         self._sites = {child.data.tags[_SITE]: child.info.run_id for child in children}
@@ -203,14 +205,19 @@ class Tracker:
         for start in range(0, len(metrics), _MOST_METRICS):
             self._client.log_batch(run, metrics=metrics[start : start + _MOST_METRICS])
 
-    def _log_subsets(self, record: RunRecord) -> None:
-        last = len(record.rounds)
+    def _conclude(self, record: RunRecord) -> None:
+        """Log what stands at the end, once: held-out scores and the final model."""
+        recipe, last = parse_cached(record.recipe), len(record.rounds)
         for site, subsets in record.subsets.items():
             values = {f"test/{s}/{m}": t.value for s, scores in subsets.items() for m, t in scores.items()}
             self._log_batch(self._sites[site], last, values)
-        for subset in dict.fromkeys(name for subsets in record.subsets.values() for name in subsets):
-            here = {site: subsets[subset] for site, subsets in record.subsets.items() if subset in subsets}
-            self._log_batch(self._run, last, dict(_over_sites(f"test/{subset}", here)))
+        self._log_batch(self._run, last, held_out_metrics(record))
+        if export.kept_at_sites(recipe):
+            why = f"strategy {recipe.strategy.name} leaves part of the network at the sites"
+            self._client.set_tag(self._run, "consilium.model", f"not exported: {why}")
+        else:
+            self._register(recipe)
+        self._client.set_tag(self._run, _CONCLUDED, "true")
 
     # -- Files -----------------------------------------------------------------------------------
 
@@ -223,12 +230,6 @@ class Tracker:
 
     def _register(self, recipe: Recipe) -> None:
         """Register the final parameters as a model that `mlflow.pyfunc` loads."""
-        if export.kept_at_sites(recipe):
-            why = f"strategy {recipe.strategy.name} leaves part of the network at the sites"
-            self._client.set_tag(self._run, "consilium.model", f"not exported: {why}")
-            return
-        if self._client.search_model_versions(f"run_id = '{self._run}'"):
-            return
         vectors = checkpoint.load(self._folder / "checkpoints").vectors
         parameters = {key.partition("/")[2]: v for key, v in vectors.items() if key.startswith("parameters/")}
         with tempfile.TemporaryDirectory() as place:
@@ -267,6 +268,17 @@ def federation_metrics(ended: Round) -> dict[str, float]:
     if spent := [site.epsilon for site in ended.sites if site.epsilon is not None]:
         numbers["epsilon/max"] = max(spent)
     return numbers | dict(_over_sites("validation", ended.scores))
+
+
+def held_out_metrics(record: RunRecord) -> dict[str, float]:
+    """Return the held-out scores over all sites, by modality subset and over the subsets."""
+    numbers: dict[str, float] = {}
+    for subset in dict.fromkeys(name for subsets in record.subsets.values() for name in subsets):
+        here = {site: subsets[subset] for site, subsets in record.subsets.items() if subset in subsets}
+        numbers |= dict(_over_sites(f"test/{subset}", here))
+    for metric in {name for subsets in record.subsets.values() for told in subsets.values() for name in told}:
+        numbers[f"test/emm_average/{metric}"] = emm_average(over_subsets(record.subsets, metric))
+    return numbers
 
 
 def site_metrics(site: SiteRound, scores: Scores) -> dict[str, float]:
@@ -318,14 +330,17 @@ def _connect(uri: str) -> "MlflowClient":
 def _save_pyfunc(place: Path, recipe: Recipe, parameters: Mapping[str, Any]) -> None:
     from mlflow import pyfunc  # noqa: PLC0415 - see `_connect`
 
-    export.write_model(place / "data", recipe, dict(parameters))
-    pyfunc.save_model(
-        place / "pyfunc",
-        loader_module=export.__name__,
-        data_path=str(place / "data"),
-        signature=signature(recipe),
-        pip_requirements=["consilium"],
-    )
+    export.write_model(place / "consilium", recipe, dict(parameters))
+    with warnings.catch_warnings():
+        # An example of what goes in would be a patient.
+        warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
+        pyfunc.save_model(
+            place / "pyfunc",
+            loader_module=export.__name__,
+            data_path=str(place / "consilium"),
+            signature=signature(recipe),
+            pip_requirements=["consilium"],
+        )
 
 
 def signature(recipe: Recipe) -> Any:
