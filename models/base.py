@@ -9,7 +9,7 @@ head is *named after the group*, and everything below it is the group's:
 
     encoders.modality:flair.0.weight    ->  modality:flair
     heads.head:tumour.bias              ->  head:tumour
-    blocks.1.convolution.weight         ->  shared
+    encoder.blocks.1.layers.0.convolution.weight  ->  shared
 
 (The colon also keeps a modality called `keys` or `type` apart from PyTorch's attributes.)
 

@@ -159,7 +159,7 @@ OBJECTIVES: Catalogue = {
 
 
 def _dice(smooth: float) -> Function:
-    from monai.losses import DiceLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
+    from monai.losses.dice import DiceLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
 
     loss = DiceLoss(sigmoid=True, smooth_nr=smooth, smooth_dr=smooth, reduction="none")
     return lambda logits, target: loss(logits, target).flatten(1).mean(1)
@@ -175,7 +175,7 @@ def _ce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def _focal(gamma: float) -> Function:
-    from monai.losses import FocalLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
+    from monai.losses.focal_loss import FocalLoss  # noqa: PLC0415 - takes seconds, and a server never needs it
 
     binary = FocalLoss(gamma=gamma, reduction="none")
     exclusive = FocalLoss(gamma=gamma, reduction="none", use_softmax=True, to_onehot_y=True)

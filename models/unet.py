@@ -88,18 +88,22 @@ class Decoder(nn.Module):
 class _Block(nn.Module):
     def __init__(self, plan: Plan, inputs: int, outputs: int, owners: tuple[str, ...]) -> None:
         super().__init__()
-        layer = CONVOLUTION[plan.dims]
-        self.convolutions = nn.ModuleList(
-            layer(channels, outputs, 3, padding=1, bias=False) for channels in (inputs, outputs)
-        )
-        self.norms = nn.ModuleDict(
-            {owner: nn.ModuleList(norm(outputs, plan.groups) for _ in range(2)) for owner in owners}
-        )
+        self.layers = nn.ModuleList(_Layer(plan, i, outputs, owners) for i in (inputs, outputs))
 
     def forward(self, x: Tensor, owner: str) -> Tensor:
-        for convolution, normalise in zip(self.convolutions, self.norms[owner], strict=True):
-            x = torch.relu(normalise(convolution(x)))
+        for layer in self.layers:
+            x = layer(x, owner)
         return x
+
+
+class _Layer(nn.Module):
+    def __init__(self, plan: Plan, inputs: int, outputs: int, owners: tuple[str, ...]) -> None:
+        super().__init__()
+        self.convolution = CONVOLUTION[plan.dims](inputs, outputs, 3, padding=1, bias=False)
+        self.norms = nn.ModuleDict({owner: norm(outputs, plan.groups) for owner in owners})
+
+    def forward(self, x: Tensor, owner: str) -> Tensor:
+        return torch.relu(self.norms[owner](self.convolution(x)))
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:

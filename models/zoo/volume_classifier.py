@@ -29,8 +29,9 @@ class VolumeClassifier(MultiModal):
         """Build with encoders that end in `plan.channels[-1]` features."""
         super().__init__(modalities)
         self.images, self.plan = images_of(modalities), plan
-        self.encoders = nn.ModuleDict({modality_group(name): _ImageEncoder(plan) for name in self.images})
-        self.encoders.update(table_encoders(modalities, plan.channels[-1]))
+        images = {modality_group(name): _ImageEncoder(plan) for name in self.images}
+        tables = table_encoders(modalities, plan.channels[-1])
+        self.encoders = nn.ModuleDict(images | dict(tables.items()))
         self.heads = vector_heads(heads, plan.channels[-1])
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:

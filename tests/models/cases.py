@@ -56,6 +56,9 @@ def batch_for(recipe: Recipe, present: Tensor, shape: tuple[int, ...] = (6, 5), 
             return torch.stack([normal().abs(), (normal() > 0).float()], 1)
         return torch.randint(max(head.classes, 2), (cases,), generator=generator)
 
-    inputs = {n: normal(1, *shape) if m.kind == "image" else normal(m.features) for n, m in recipe.modalities.items()}
+    inputs = {
+        n: normal(1, *shape) if m.kind == "image" else normal(m.features)
+        for n, m in recipe.modalities.items()
+    }
     labelled = {name: torch.arange(cases) != place + 1 for place, name in enumerate(recipe.heads)}
     return Batch(inputs, present, {n: target(h) for n, h in recipe.heads.items()}, labelled)

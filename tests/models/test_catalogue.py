@@ -20,7 +20,10 @@ IMAGE = {"ct": Modality()}
 def test_one_seed_gives_one_model_whatever_was_drawn_before(name: str) -> None:
     first = build_model(recipe_for(name)).state_dict()
     torch.rand(7)
-    again, other = build_model(recipe_for(name)).state_dict(), build_model(recipe_for(name, seed=2)).state_dict()
+    again, other = (
+        build_model(recipe_for(name)).state_dict(),
+        build_model(recipe_for(name, seed=2)).state_dict(),
+    )
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     assert not all(torch.equal(value, other[key]) for key, value in first.items())
 
@@ -33,7 +36,9 @@ def test_building_leaves_the_global_randomness_alone() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.mark.parametrize(("features", "kind", "objective"), [(13, "classification", "bce"), (39, "survival", "cox")])
+@pytest.mark.parametrize(
+    ("features", "kind", "objective"), [(13, "classification", "bce"), (39, "survival", "cox")]
+)
 def test_table_linear_starts_as_flambys_baseline(features: int, kind: str, objective: str) -> None:
     table, head = {"clinical": Modality("table", features)}, {"y": Head(kind, 1, Part(objective))}
     recipe = Recipe("r", table, head, Part("d"), Part("table_linear"), seed=42)
@@ -48,9 +53,14 @@ def test_table_linear_starts_as_flambys_baseline(features: int, kind: str, objec
 @pytest.mark.parametrize(
     ("name", "modalities", "message"),
     [(name, TABLES, rf"modalities: '{name}' needs an image") for name in (*SEGMENTING, "volume_classifier")]
-    + [(name, IMAGES_AND_TABLE, r"modalities\.flair\.kind: .* tables only") for name in ("table_linear", "table_mlp")],
+    + [
+        (name, IMAGES_AND_TABLE, r"modalities\.flair\.kind: .* tables only")
+        for name in ("table_linear", "table_mlp")
+    ],
 )
-def test_a_model_that_cannot_read_the_modalities_is_refused(name: str, modalities: dict, message: str) -> None:
+def test_a_model_that_cannot_read_the_modalities_is_refused(
+    name: str, modalities: dict, message: str
+) -> None:
     recipe = replace(recipe_for(name), modalities=modalities)
     with pytest.raises(RecipeError, match=message):
         build_model(recipe)
@@ -110,6 +120,8 @@ def test_an_objective_trains_the_heads_that_it_fits(kind: str, classes: int, nam
     if name in FITTING[kind, classes]:
         assert build_objectives(recipe).keys() == {"h"}
         return
-    with pytest.raises(RecipeError, match=rf"heads\.h\.objective: '{name}' does not train a {kind}") as refused:
+    with pytest.raises(
+        RecipeError, match=rf"heads\.h\.objective: '{name}' does not train a {kind}"
+    ) as refused:
         build_objectives(recipe)
     assert any(fitting in str(refused.value) for fitting in FITTING[kind, classes])

@@ -88,7 +88,9 @@ def test_what_everybody_has_is_not_copied() -> None:
 def test_the_masked_mean_is_the_mean_of_what_is_there(present: list[list[bool]], seed: int) -> None:
     has = torch.tensor(present)
     features = {str(m): torch.randn(len(has), 3, generator=seeded(seed + m)) for m in range(has.shape[1])}
-    seen = {n: Seen(x, h, bool(h.any()), bool(h.all())) for (n, x), h in zip(features.items(), has.T, strict=True)}
+    seen = {
+        n: Seen(x, h, bool(h.any()), bool(h.all())) for (n, x), h in zip(features.items(), has.T, strict=True)
+    }
     mean = masked_mean(features, seen, (len(has), 3))
     for row, pattern in enumerate(present):
         there = [features[str(m)][row] for m, held in enumerate(pattern) if held]

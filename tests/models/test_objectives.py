@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.losses import DiceLoss
+from monai.losses.dice import DiceLoss
 from sklearn.metrics import log_loss
 from torch import Tensor
 
@@ -50,7 +50,9 @@ def test_bce_is_sklearns_log_loss_of_each_case() -> None:
     logits, target = EXAMPLES["bce"]
     for case, value in enumerate(loss("bce", logits, target).tolist()):
         chance = float(logits[case].sigmoid())
-        assert value == pytest.approx(log_loss([int(target[case])], [[1 - chance, chance]], labels=[0, 1]), rel=1e-5)
+        assert value == pytest.approx(
+            log_loss([int(target[case])], [[1 - chance, chance]], labels=[0, 1]), rel=1e-5
+        )
 
 
 def test_bce_is_flambys_loss_of_sigmoids() -> None:
@@ -86,7 +88,9 @@ def test_dice_by_hand(smooth: float) -> None:
     for case, value in enumerate(loss("dice", logits, target, smooth=smooth).tolist()):
         channels = []
         for p, y in zip(logits[case].sigmoid(), target[case], strict=True):
-            channels.append(1 - (2 * float((p * y).sum()) + smooth) / (float(p.sum()) + float(y.sum()) + smooth))
+            channels.append(
+                1 - (2 * float((p * y).sum()) + smooth) / (float(p.sum()) + float(y.sum()) + smooth)
+            )
         assert value == pytest.approx(sum(channels) / len(channels), rel=1e-5)
 
 
@@ -97,7 +101,11 @@ def test_dice_ce_is_their_sum() -> None:
 
 
 def test_focal_without_focus_is_cross_entropy() -> None:
-    for other, (logits, target) in [("bce", EXAMPLES["bce"]), ("ce", EXAMPLES["ce"]), ("bce", EXAMPLES["dice"])]:
+    for other, (logits, target) in [
+        ("bce", EXAMPLES["bce"]),
+        ("ce", EXAMPLES["ce"]),
+        ("bce", EXAMPLES["dice"]),
+    ]:
         torch.testing.assert_close(loss("focal", logits, target, gamma=0.0), loss(other, logits, target))
 
 
@@ -166,7 +174,9 @@ def test_exponential_is_minimal_at_events_per_time() -> None:
 def test_exponential_counts_time_in_its_unit() -> None:
     logits, target = EXAMPLES["exponential"]
     years = target / torch.tensor([365.25, 1.0])
-    torch.testing.assert_close(loss("exponential", logits, target, time_unit=365.25), loss("exponential", logits, years))
+    torch.testing.assert_close(
+        loss("exponential", logits, target, time_unit=365.25), loss("exponential", logits, years)
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"focal"}))  # MONAI's focal loss is float32 inside
@@ -258,6 +268,8 @@ def test_cox_sees_the_labelled_cases_together() -> None:
 def test_a_coupled_objective_is_refused_where_cases_must_be_apart() -> None:
     logits, target = EXAMPLES["cox"]
     heads = {"risk": Head("survival", 1, Part("cox"))}
-    batch = Batch({}, torch.ones(CASES, 1, dtype=torch.bool), {"risk": target}, {"risk": torch.ones(CASES).bool()})
+    batch = Batch(
+        {}, torch.ones(CASES, 1, dtype=torch.bool), {"risk": target}, {"risk": torch.ones(CASES).bool()}
+    )
     with pytest.raises(PrivacyError, match=r"heads\.risk\.objective: 'cox' couples .* use 'exponential'"):
         case_losses({"risk": logits}, batch, heads, {"risk": OBJECTIVES["cox"]()})

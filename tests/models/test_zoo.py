@@ -35,9 +35,7 @@ def test_all_models_are_tried() -> None:
 def test_absent_content_changes_no_output_no_loss_and_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)
-    assert [leaks(model, batch_for(recipe, p), recipe) for p in every_pattern(recipe)] == [set()] * len(
-        every_pattern(recipe)
-    )
+    assert not set().union(*(leaks(model, batch_for(recipe, p), recipe) for p in every_pattern(recipe)))
 
 
 def test_absent_content_changes_nothing_in_volumes() -> None:
@@ -65,7 +63,7 @@ class Leaky(MultiModal):
 
 @pytest.mark.parametrize("multiply", [True, False])
 @pytest.mark.parametrize("name", ALL)
-def test_a_model_that_reads_absent_content_is_caught(name: str, multiply: bool) -> None:
+def test_a_model_that_reads_absent_content_is_caught(name: str, *, multiply: bool) -> None:
     recipe = recipe_for(name)
     batch = batch_for(recipe, presence(recipe, subsets(tuple(recipe.modalities))))
     assert leaks(Leaky(build_model(recipe), multiply=multiply), batch, recipe)
@@ -103,17 +101,17 @@ def test_what_is_present_is_used(name: str) -> None:
     for modality in recipe.modalities:
         batch = batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]))
         changed = replace(batch, inputs=batch.inputs | {modality: batch.inputs[modality].flip(-1)})
-        read = [head for head, logits in model(batch).items() if not torch.equal(logits, model(changed)[head])]
+        read = [
+            head for head, logits in model(batch).items() if not torch.equal(logits, model(changed)[head])
+        ]
         reads_no_table = {"tumour"} if modality == "ehr" else set()
         assert set(read) == set(recipe.heads) - reads_no_table
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*FUSING, "table_mlp", "volume_classifier"])
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
     turned = replace(recipe, modalities=dict(reversed(recipe.modalities.items())))
-    if name in ("early_fusion_unet", "table_linear"):
-        pytest.skip("reads modalities side by side, so their order is part of its weights")
     model, other = build_model(recipe), build_model(turned)
     other.load_state_dict(model.state_dict())
     batch = batch_for(recipe, presence(recipe, subsets(tuple(recipe.modalities))))
@@ -193,9 +191,13 @@ def test_every_parameter_has_an_owner_that_the_recipe_knows(name: str) -> None:
 def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
     model = build_model(recipe_for("parallel_unet"))
     for name, parameter in model.named_parameters():
-        expected = {"shared": "other", "modality": "norm", "head": "head"}[model.group_of(name).partition(":")[0]]
+        expected = {"shared": "other", "modality": "norm", "head": "head"}[
+            model.group_of(name).partition(":")[0]
+        ]
         assert model.kind_of(name) == ("other" if name.startswith("tables.") else expected)
-        assert (parameter.ndim == 4) == (model.group_of(name) == "shared" or name == "maps.head:tumour.weight")
+        assert (parameter.ndim == 4) == (
+            model.group_of(name) == "shared" or name == "maps.head:tumour.weight"
+        )
 
 
 @pytest.mark.parametrize("name", [*FUSING, "table_mlp", "volume_classifier"])
