@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,7 +46,9 @@ def train(site: Site, task: Task) -> Reply:
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
     spending = reserve(site, task)
-    kept = memory.recall(site.folder(task.run), task.round)
+    here = partial(_moved, device=site.settings.device)
+    task = replace(task, vectors=here(task.vectors), received={n: here(v) for n, v in task.received.items()})
+    kept = {n: here(v) for n, v in memory.recall(site.folder(task.run), task.round).items()}
     if site.local.personal is not None:
         kept["personal"] = _personal(site, task, kept)
     update, kept, loss = _global(site, task, kept, spending)
@@ -56,6 +59,10 @@ def train(site: Site, task: Task) -> Reply:
         commit(site, task, spending)
         facts |= spent(site, spending)
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _moved(vectors: Vectors, device: str) -> Vectors:
+    return {group: vector.to(device) for group, vector in vectors.items()}
 
 
 def _global(

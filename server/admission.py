@@ -31,10 +31,10 @@ def check(reply: Reply, task: Task, declared: Mapping[str, int]) -> tuple[Update
         raise AdmissionError(msg)
     _same_names(update.deltas, task.vectors, "update")
     _right_counts(update, declared)
+    if update.extras.keys() != task.received.keys():
+        msg = f"extras {sorted(update.extras)} came, {sorted(task.received)} were asked for: another strategy?"
+        raise AdmissionError(msg)
     for name, vectors in update.extras.items():
-        if name not in task.received:
-            msg = f"extra '{name}' was not asked for: strategy and site disagree"
-            raise AdmissionError(msg)
         _same_names(vectors, task.received[name], name)
     squares = [_square(vector, group, task.vectors) for group, vector in _all(update)]
     return update, math.sqrt(sum(squares[: len(update.deltas)]))

@@ -63,6 +63,7 @@ POISONS: dict[str, dict[str, object]] = {
     "steps negative": {"steps": -1.0},
     "steps nan": {"steps": float("nan")},
     "steps infinite": {"steps": float("inf")},
+    "extra missing": {"extras": {}},
     "extra not asked for": {"extras": {"momentum": {"shared": torch.ones(4)}}},
     "extra of another size": {"extras": {"control": {"shared": torch.ones(3)}}},
     "extra nan": {"extras": {"control": {"shared": torch.full((4,), float("nan"))}}},
