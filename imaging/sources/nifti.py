@@ -12,7 +12,8 @@ front, z up), so that axial slices are slices along the last axis. All files of 
 must lie on one grid: whoever exports them registers them first.
 
 What has no file, is black, or has an empty cell is absent: a missing label map or label
-leaves that case out of its head, an incomplete table row is no table.
+leaves that case out of its head, an incomplete table row is no table. Columns are found by
+name: `labels.csv` has one for every head, a table's are used in alphabetical order.
 """
 
 from collections.abc import Mapping
@@ -125,12 +126,19 @@ def _patients(folder: Path) -> list[Path]:
 
 def _sheets(folder: Path, recipe: Recipe) -> dict[str, dict[str, Row]]:
     """Return the site's tables: name -> patient -> row."""
-    names = [name for name, modality in recipe.modalities.items() if modality.kind == "table"]
-    paths = {name: folder / f"{name}.csv" for name in (*names, LABELS)}
-    return {
-        name: {row["patient"]: row for row in read_sheet(path, ("patient",))} if path.exists() else {}
-        for name, path in paths.items()
-    }
+    columns = {name: ("patient",) for name, each in recipe.modalities.items() if each.kind == "table"}
+    labels = (column for name, head in recipe.heads.items() for column in _columns(name, head))
+    columns[LABELS] = ("patient", *labels)
+    sheets: dict[str, dict[str, Row]] = {}
+    for name, wanted in columns.items():
+        path = folder / f"{name}.csv"
+        sheets[name] = {row["patient"]: row for row in read_sheet(path, wanted)} if path.exists() else {}
+    return sheets
+
+
+def _columns(name: str, head: Head) -> tuple[str, ...]:
+    survival = (f"{name}_time", f"{name}_event")
+    return {"segmentation": (), "classification": (name,), "survival": survival}[head.kind]
 
 
 def _read_patient(
@@ -158,7 +166,7 @@ def _read_patient(
 def _load(path: Path, where: str) -> tuple[Tensor, NDArray[np.float64]]:
     try:
         image = funcs.as_closest_canonical(nifti1.load(path))
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        values = np.ascontiguousarray(image.dataobj, dtype=np.float32)  # turning leaves negative strides
     except Exception:  # noqa: BLE001 - whatever nibabel's parsers stumble over, the file is not readable
         # Without its cause, which would carry the path and with it the patient's name.
         msg = f"{where}: this NIfTI file cannot be read, it may be truncated; export it anew"
@@ -225,7 +233,11 @@ def _table(patient: Patient, name: str, features: int) -> Found:
     cells = [row[column] for column in sorted(row) if column != "patient"]
     if not all(cells) or not cells:
         return torch.zeros(1, features), torch.zeros(1, dtype=torch.bool)
-    return torch.tensor([[number(c, f"{patient.where}, '{name}.csv'") for c in cells]]), torch.ones(1).bool()
+    if len(cells) != features:
+        msg = f"'{name}.csv' has {len(cells)} where the recipe says modalities.{name}.features: {features}"
+        raise DataError(f"{patient.where}, {msg}; make them agree")
+    values = [number(cell, f"{patient.where}, '{name}.csv'") for cell in cells]
+    return torch.tensor([values]), torch.ones(1, dtype=torch.bool)
 
 
 def _segmentation(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
@@ -237,7 +249,7 @@ def _segmentation(patient: Patient, name: str, head: Head, size: tuple[int, ...]
         msg = f"{patient.where}, '{name}': a label is out of range, expected 0 to {head.classes}; correct it"
         raise DataError(msg)
     masks = (labels == values.view(-1, 1, 1, 1)).float()[None]  # (1, classes, X, Y, Z)
-    return fitted(_as_cases(resized_mask(masks, patient.shape), size), size), torch.ones(1).bool()
+    return fitted(_as_cases(resized_mask(masks, patient.shape), size), size), torch.ones(1, dtype=torch.bool)
 
 
 def _classification(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
@@ -247,8 +259,8 @@ def _classification(patient: Patient, name: str, head: Head, size: tuple[int, ..
 
 
 def _survival(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:
-    del head, size
-    time, event = _cell(patient, f"{name}_time"), _cell(patient, f"{name}_event")
+    del size
+    time, event = (_cell(patient, column) for column in _columns(name, head))
     return torch.tensor([[time or 0.0, event or 0.0]]), torch.tensor([time is not None and event is not None])
 
 

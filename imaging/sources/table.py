@@ -48,7 +48,8 @@ def sites_heart4(root: Path, recipe: Recipe) -> list[str]:
 def read_heart4(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one hospital of UCI heart disease."""
     if site is None:
-        return concatenate(root.name, [read_heart4(root, recipe, each) for each in sites_heart4(root, recipe)])
+        every = sites_heart4(root, recipe)
+        return concatenate(root.name, [read_heart4(root, recipe, each) for each in every])
     _only(recipe, "classification")
     rows = _heart_rows(_heart_file(root, site), f"site '{site}'")
     features = torch.tensor([_heart_features(row) for row in rows])

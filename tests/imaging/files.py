@@ -62,15 +62,14 @@ def pixels(seed: int, slices: int = 4, side: int = 32) -> NDArray[np.uint8]:
     return signal.astype(np.uint8)
 
 
-def write_slices(root: Path, name: str, images: NDArray[np.uint8], masks: NDArray[np.uint8] | None = None) -> None:
-    """One patient of the glioma set."""
+def write_slices(root: Path, name: str, images: NDArray[np.uint8]) -> None:
+    """One patient of the glioma set; the mask is a square."""
     folder = root / name
     folder.mkdir(parents=True)
     side = images.shape[1]
-    drawn = np.zeros((len(images), side, side), np.uint8) if masks is None else masks
-    if masks is None:
-        drawn[:, side // 4 : side // 2, side // 4 : side // 2] = 255
-    for number, (image, mask) in enumerate(zip(images, drawn, strict=True), 8):
+    mask = np.zeros((side, side), np.uint8)
+    mask[side // 4 : side // 2, side // 4 : side // 2] = 255
+    for number, image in enumerate(images, 8):
         Image.fromarray(image).save(folder / f"{name}_{number}.tif")
         Image.fromarray(mask).save(folder / f"{name}_{number}_mask.tif")
 

@@ -20,11 +20,11 @@ BRCA = recipe("tcga_brca", ("table",), {"death": Head("survival")}, table=39)
 def write_heart(root: Path, rows: int = 60) -> None:
     """Four hospitals with missing values, in the archive's own style (Cleveland writes 1.0 for 1)."""
     rng = np.random.default_rng(0)
+    low = (30, 0, 1, 90, 100, 0, 0, 70, 0, 0, 1, 0, 3, 0)
+    high = (77, 1, 4, 200, 400, 1, 2, 200, 1, 5, 3, 3, 7, 4)
     for site in HEART_SITES:
-        columns = [rng.integers(low, high + 1, rows) for low, high in (
-            (30, 77), (0, 1), (1, 4), (90, 200), (100, 400), (0, 1), (0, 2), (70, 200), (0, 1),
-            (0, 5), (1, 3), (0, 3), (3, 7), (0, 4))]
-        cells = [[f"{value:.1f}" if site == "cleveland" else str(value) for value in row] for row in zip(*columns)]
+        values = rng.integers(low, np.array(high) + 1, (rows, 14))
+        cells = [[f"{value:.1f}" if site == "cleveland" else str(value) for value in row] for row in values]
         for row in cells:
             row[13] = row[13].removesuffix(".0")
             for column in range(13):
@@ -40,7 +40,7 @@ def published(root: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.T
         frame = pd.read_csv(root / f"processed.{site}.data", header=None, na_values="?")
         frame = frame.drop(columns=[10, 11, 12]).dropna().astype(float).reset_index(drop=True)
         label = (frame[13] > 0).astype(int)
-        stratify = label if label.nunique() > 1 and label.value_counts().min() > 2 else None
+        stratify = label if label.sum() > 2 and (1 - label).sum() > 2 else None
         rows, _ = train_test_split(
             np.arange(len(frame)), train_size=0.66, test_size=1 - 0.66, random_state=43, stratify=stratify
         )
@@ -50,7 +50,8 @@ def published(root: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.T
     together = pd.get_dummies(pd.concat(frames), columns=[2, 6], drop_first=True, dtype=float)
     found = {}
     for site, label, has in zip(HEART_SITES, labels, train, strict=True):
-        x = torch.tensor(together[together["site"] == site].drop(columns="site").to_numpy(), dtype=torch.float32)
+        here = together[together["site"] == site].drop(columns="site")
+        x = torch.tensor(here.to_numpy(), dtype=torch.float32)
         found[site] = (x - x[has].mean(0)) / (x[has].std(0) + 1e-9), label, has
     return found
 
@@ -112,13 +113,13 @@ def test_real_brca() -> None:
 def write_brca(root: Path) -> None:
     """Three patients of two regions."""
     names = [f"TCGA-AA-{SECRET}{n}" for n in range(3)]
-    write_sheet(root / "brca.csv", [
-        {"pid": name, **dict.fromkeys(BRCA_FEATURES, n), "E": n % 2, "T": 100 * n} for n, name in enumerate(names)
-    ])
+    rows = [dict.fromkeys(BRCA_FEATURES, n) | {"E": n % 2, "T": 100 * n} for n in range(3)]
+    write_sheet(root / "brca.csv", [{"pid": name} | row for name, row in zip(names, rows, strict=True)])
     folds = ["train_0", "test_0", "train_5"]
-    write_sheet(root / "train_test_split.csv", [
-        {"pid": name, "fold": fold[:-2], "fold2": fold} for name, fold in zip(names, folds, strict=True)
-    ])
+    write_sheet(
+        root / "train_test_split.csv",
+        [{"pid": name, "fold": fold[:-2], "fold2": fold} for name, fold in zip(names, folds, strict=True)],
+    )
 
 
 def test_brca_sites_are_the_folds(tmp_path: Path) -> None:
