@@ -102,8 +102,11 @@ def bar(console: Console) -> Progress:
 
 def headline(recipe: Recipe, ended: Round) -> str:
     """Say a round in a few words: its mean loss, and its validation score if it has one."""
-    losses = [site.loss for site in ended.sites if site.loss is not None]
-    text = f"round {ended.number} loss {sum(losses) / max(len(losses), 1):.3f}"
+    text = f"round {ended.number}"
+    if losses := [site.loss for site in ended.sites if site.loss is not None]:
+        text += f" loss {sum(losses) / len(losses):.3f}"
+    if spent := [site.epsilon for site in ended.sites if site.epsilon is not None]:
+        text += f" epsilon {max(spent):.2f}"
     if ended.scores and recipe.evaluation.select:
         text += f" {recipe.evaluation.select} {mean_over_sites(ended.scores, recipe.evaluation.select):.3f}"
     return text

@@ -275,8 +275,20 @@ def test_the_recipes_seed_does_not_reach_the_noise(federation: Federation) -> No
 
 def test_a_site_whose_budget_is_spent_stops_and_the_run_goes_on(federation: Federation) -> None:
     tight = Privacy(epsilon=6.0, noise_multiplier=1.0, delta=1e-2)
-    record = federation.run(recipe(privacy=tight, training=Training(batch=4, steps=12), rounds=4))
+    record = federation.run(recipe(privacy=tight, training=Training(batch=4, steps=2), rounds=4))
     told = [{s.site: s.status for s in r.sites} for r in record.rounds]
-    assert "spent" in {status for sites in told for status in sites.values()}
-    for before, after in zip(told, told[1:], strict=False):
-        assert {s for s, status in before.items() if status == "spent"}.isdisjoint(after)
+    # West has 4 training patients, all in every step: two rounds would cost 6.01.
+    assert told == [
+        {"north": "accepted", "south": "accepted", "west": "accepted"},
+        {"north": "accepted", "south": "accepted", "west": "spent"},
+        {"north": "accepted", "south": "accepted"},
+        {"north": "accepted", "south": "accepted"},
+    ]
+    assert record.status == "finished"
+    (west,) = (s for s in record.rounds[1].sites if s.site == "west")
+    assert "would exceed epsilon 6 at delta 0.01 (spent 3.7" in west.reason
+
+
+def test_under_privacy_no_loss_leaves(federation: Federation) -> None:
+    record = federation.run(recipe(privacy=PRIVATE, training=Training(batch=4, steps=1), rounds=1))
+    assert all(site.loss is None for site in record.rounds[0].sites)
