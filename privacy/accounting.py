@@ -41,7 +41,8 @@ ADJACENCY = "add-or-remove one patient"
 
 _TICKS = 10_000
 """Noise multipliers are found to one of this many parts."""
-_MOST_NOISE = 2.0**20
+_MOST_NOISE = 2.0**10
+"""A thousand times a patient's influence: no gradient is left under it."""
 _WIDEST = 2**24
 """Points of a discretised privacy loss (128 MiB); wider ones belong to epsilons in the thousands."""
 
@@ -107,15 +108,13 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int, spent: Iter
     def excess(noise: float) -> float:
         return min(cost(noise), 1e9) - target
 
-    if cost(0) <= target:  # no step that anybody takes part in
+    if cost(0.0) <= target:  # no step that anybody takes part in
         return 0.0
-    enough = 1.0
-    while cost(enough) > target:
+    enough = 1.0 if _prv(_coalesced(before), delta) < target else math.inf
+    while enough <= _MOST_NOISE and cost(enough) > target:
         enough *= 2
-        if enough > _MOST_NOISE:
-            raise BudgetError(
-                f"no noise affords {steps} steps within epsilon {target:g}: raise privacy.epsilon"
-            )
+    if enough > _MOST_NOISE:
+        raise BudgetError(f"no noise affords {steps} steps within epsilon {target:g}: raise privacy.epsilon")
     while cost(enough / 2) <= target:
         enough /= 2
     # The cost is smooth and falls in the noise: Brent's method needs a third of bisection's evaluations.

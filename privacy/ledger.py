@@ -106,8 +106,8 @@ class _Replay:
     def __init__(self, path: Path, text: bytes) -> None:
         self._counted: list[tuple[str, Event]] = []
         self._open: dict[tuple[str, int], list[int]] = {}
-        whole, _, _torn = text.rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        *whole, _torn = text.split(b"\n")
+        for number, line in enumerate(whole, 1):
             try:
                 self.take(_decoded(line))
             except (ValueError, RecursionError, PrivacyError) as error:

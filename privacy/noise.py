@@ -43,7 +43,9 @@ class SecureGenerator:
         flat = target.view(-1) if direct else torch.empty(target.numel(), dtype=target.dtype)
         for start in range(0, len(flat), _CHUNK):
             self._fill(flat[start : start + _CHUNK], std)
-        return tensor if direct else target.copy_(flat.view(target.shape))
+        if not direct:
+            target.copy_(flat.view(target.shape))
+        return tensor
 
     def uniform(self, n: int) -> Tensor:
         """Return `(n,)` float64 uniforms of [0, 1), 52 bits each."""
