@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from client.settings import Settings
-from imaging.cohort import Cohort, concatenate
+from imaging.cohort import Cohort, concatenate, only
 from imaging.sources import read_cohort
 from models.catalogue import build_model, build_objectives
 from models.flat import Flat
@@ -67,4 +67,5 @@ def _cohort(settings: Settings, recipe: Recipe) -> Cohort:
     if not settings.partitions:
         return read_cohort(settings.data, recipe, None)
     parts = [read_cohort(settings.data, recipe, part) for part in settings.partitions]
-    return parts[0] if len(parts) == 1 else concatenate(settings.site, parts)
+    # Pooled data train and nothing else: the sites they came from hold the held-out patients.
+    return parts[0] if len(parts) == 1 else only(concatenate(settings.site, parts), "train")

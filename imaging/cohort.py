@@ -123,6 +123,14 @@ def concatenate(site: str, cohorts: Sequence[Cohort]) -> Cohort:
     )
 
 
+def only(cohort: Cohort, split: str) -> Cohort:
+    """Return the cohort with the cases of one split alone; patients keep their numbers."""
+    rows = (cohort.split == SPLITS.index(split)).nonzero().flatten()
+    return replace(
+        cohort, patient=cohort.patient[rows], split=cohort.split[rows], cases=cohort.cases.map(lambda x: x[rows])
+    )
+
+
 def join(batches: Sequence[Batch]) -> Batch:
     """Return all batches' cases as one batch, in order."""
     first = batches[0]

@@ -71,6 +71,7 @@ class Federation:
     def __init__(self, folder: Path, held: Mapping[str, Cohort], patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.held = dict(held)
+        self.sites: tuple[str, ...] = tuple(held)
 
         def read(root: Path, recipe: Recipe, site: str | None) -> Cohort:
             return self.held[str(site)]
@@ -88,7 +89,7 @@ class Federation:
 
     def grid(self, run: str) -> Grid:
         """The sites of `run`, in process."""
-        configs = [to_node_config(self.settings(run, site)) for site in self.held]
+        configs = [to_node_config(self.settings(run, site)) for site in self.sites]
         return InProcessGrid(client_app, contexts_for(configs))
 
     def run(
@@ -98,7 +99,7 @@ class Federation:
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        config = {"folder": str(folder), "sites": len(self.held), "tracking": "off"}
+        config = {"folder": str(folder), "sites": len(self.sites), "tracking": "off"}
         return conduct(self.grid(run), config, watch or _deaf)
 
 

@@ -1,5 +1,6 @@
 """Whole runs through the real server and site code, in process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from client import training
 from client.app import ANSWERS
+from client.settings import Settings
 from client.site import Site
 from client.training import train as honest_train
 from models.catalogue import build_model, build_objectives
@@ -18,7 +20,7 @@ from protocol.update import Vectors
 from server import checkpoint
 from server.book import unflatten
 from server.record import Round, SiteRound, read_record
-from tests.federation import Federation, cohort, cohorts, recipe
+from tests.federation import SITES, Federation, cohort, cohorts, recipe
 
 
 @pytest.fixture
@@ -292,3 +294,18 @@ def test_a_site_whose_budget_is_spent_stops_and_the_run_goes_on(federation: Fede
 def test_under_privacy_no_loss_leaves(federation: Federation) -> None:
     record = federation.run(recipe(privacy=PRIVATE, training=Training(batch=4, steps=1), rounds=1))
     assert all(site.loss is None for site in record.rounds[0].sites)
+
+
+def test_pooled_data_train_alone_and_the_sites_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pooled(Federation):
+        def settings(self, run: str, site: str) -> Settings:
+            alone = super().settings(run, site)
+            return replace(alone, partitions=tuple(SITES)) if site == "pooled" else alone
+
+    federation = Pooled(tmp_path, cohorts(), monkeypatch)
+    federation.sites = (*SITES, "pooled")
+    record = federation.run(recipe(roster=Roster(train=("pooled",))))
+    assert [[s.site for s in r.sites] for r in record.rounds] == [["pooled"]] * 3
+    everybody = sum(len(c.rows("train")) for c in federation.held.values())
+    assert record.rounds[0].sites[0].cases == everybody
+    assert set(record.subsets) == set(record.rounds[0].scores) == set(SITES)

@@ -1,0 +1,134 @@
+"""Which method does better: the same recipe with one thing changed, over several seeds.
+
+    python -m bench.study lgg --data ../shared/data/lgg
+    python -m bench.study heart --data ../shared/data/heart4
+    python -m bench.study brca --data ../shared/data/tcga_brca
+
+Every run is a whole simulated run. What is printed is the score of held-out patients with the
+final parameters: the mean over sites for each modality subset, as mean over seeds with their
+standard deviation, and each site's own mean. Runs are kept in `--out`, so that a study which was
+stopped goes on where it stood.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+
+from protocol.recipe import load_recipe
+from server.record import Round, RunRecord, SiteRound, read_record
+from server.scores import mean_over_sites
+from sim.run import Launch, conduct, new_run
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Method -> (recipe file, overrides), compared by `metric` over `seeds`."""
+
+    methods: Mapping[str, tuple[str, tuple[str, ...]]]
+    metric: str
+    seeds: Sequence[int]
+
+
+def _private(epsilon: int) -> tuple[str, ...]:
+    return (f"privacy.epsilon={epsilon}", "training.modality_dropout=0", "training.batch=16")
+
+
+# FLamby's own server optimiser: no offset worth the name, Adam's moments without bias correction.
+_FLAMBY = ("strategy.tau=1e-8", "strategy.beta_1=0.9")
+
+STUDIES = {
+    "lgg": Study(
+        {
+            "owners": ("lgg_seg", ()),
+            "unweighted owners": ("lgg_seg", ("strategy.weights=uniform",)),
+            "zero-fill FedAvg": ("lgg_seg", ("strategy.weights=zero_fill",)),
+            "early fusion": ("lgg_early_fusion", ()),
+            "one model a site": ("lgg_local", ()),
+            "pooled": ("lgg_pooled", ()),
+            "owners, epsilon 8": ("lgg_seg", _private(8)),
+            "owners, epsilon 3": ("lgg_seg", _private(3)),
+        },
+        "tumour/dice",
+        (42, 43, 44),
+    ),
+    "heart": Study({"fedavg": ("heart4", ())}, "disease/accuracy", (42, 43, 44, 45, 46)),
+    "brca": Study({"fedavg": ("tcga_brca", ())}, "death/c_index", (42, 43, 44, 45, 46)),
+}
+
+
+def main() -> None:
+    """Run a study and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("methods", nargs="*", help="only methods whose name starts so")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    study = STUDIES[asked.study]
+    chosen = [m for m in study.methods if not asked.methods or m.startswith(tuple(asked.methods))]
+    jobs = [(asked.study, m, seed, asked.data, asked.out) for m in chosen for seed in study.seeds]
+    with ProcessPoolExecutor(asked.workers) as pool:
+        records = dict(zip([job[1:3] for job in jobs], pool.map(one, *zip(*jobs, strict=True)), strict=True))
+    for method in chosen:
+        for line in lines(method, [records[method, seed] for seed in study.seeds], study.metric):
+            print(line)
+
+
+def one(name: str, method: str, seed: int, data: Path, out: Path) -> RunRecord:
+    """Return the record of one run, made now or before."""
+    study = STUDIES[name]
+    file, overrides = study.methods[method]
+    place = out / name / method.replace(" ", "-").replace(",", "") / str(seed)
+    for before in place.glob("*/record.json"):
+        if (record := read_record(before.parent)).status == "finished":
+            return record
+    recipe = load_recipe(RECIPES / f"{file}.yaml", [*overrides, f"seed={seed}"])
+    folder = new_run(recipe, Launch(data, tracking="off", threads=1), place)
+    conduct(folder, recipe, _quiet)
+    print(f"  {method}, seed {seed}: done", flush=True)
+    return read_record(folder)
+
+
+def lines(method: str, records: Sequence[RunRecord], metric: str) -> Iterator[str]:
+    """Yield one line a modality subset, then one a site for the richest subset."""
+    subsets = sorted({s for r in records for scores in r.subsets.values() for s in scores}, key=_size)
+    for subset in subsets:
+        means = [mean_over_sites({s: v[subset] for s, v in r.subsets.items() if subset in v}, metric) for r in records]
+        yield f"{method:20} {subset:18} {spread(means)}"
+    for site in sorted(records[0].subsets):
+        tallies = [r.subsets[site][subsets[-1]][metric] for r in records if subsets[-1] in r.subsets[site]]
+        if tallies:
+            values = [tally.value for tally in tallies]
+            yield f"{'':20}   {site:16} {spread(values)}   {interval(fmean(values), tallies[0].count)}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Say the mean and standard deviation over seeds."""
+    return f"{fmean(values):.4f} +- {stdev(values) if len(values) > 1 else 0:.4f}"
+
+
+def interval(share: float, cases: float) -> str:
+    """Say Wilson's 95 % interval of a share of `cases`."""
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * cases)) / (1 + z * z / cases)
+    half = z / (1 + z * z / cases) * math.sqrt(share * (1 - share) / cases + z * z / (4 * cases * cases))
+    return f"[{middle - half:.3f}, {middle + half:.3f}] n={cases:g}"
+
+
+def _size(subset: str) -> tuple[int, str]:
+    return subset.count("+"), subset
+
+
+def _quiet(number: int, news: SiteRound | Round) -> None:
+    del number, news
+
+
+if __name__ == "__main__":
+    main()
