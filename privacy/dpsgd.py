@@ -26,7 +26,7 @@ Differential Privacy. CCS 2012); a grid point has at least 2^30 ways to come abo
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from opacus.grad_sample import GradSampleHooks  # pyright: ignore[reportMissingTypeStubs]
@@ -97,6 +97,8 @@ class PrivateGradient:
         """Write the gradient of one step; `None` is the empty draw, whose step is noise alone."""
         if not self._open:
             raise PrivacyError("this private gradient is closed: without its hooks no row can be bounded")
+        for parameter in self._parameters:
+            parameter.grad = _gradient(parameter)
         rows = self._rows(batch, losses) if batch is not None and len(batch) else []
         shares = self._shares(rows)
         for place, parameter in enumerate(self._parameters):
@@ -107,7 +109,7 @@ class PrivateGradient:
             if rows and (own := rows[place]) is not None:
                 total += shares.to(own) @ own
             gradient = _on_grid(total, self._noise_stddev) / self._expected_batch
-            cast("Tensor", parameter.grad).copy_(gradient.view_as(parameter))
+            _gradient(parameter).copy_(gradient.view_as(parameter))
 
     def close(self) -> None:
         """Detach from the model, which then trains as any other."""
@@ -123,7 +125,7 @@ class PrivateGradient:
     def _rows(self, batch: Batch, losses: Losses) -> list[Tensor | None]:
         """Return `(B, numel)` for each parameter, None where no row used it."""
         # Autograd's own gradient goes elsewhere: p.grad is a view that others hold.
-        places = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
+        places = [_gradient(parameter) for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
         try:
@@ -134,17 +136,14 @@ class PrivateGradient:
             self._forget()
 
     def _differentiated(self, batch: Batch, losses: Losses) -> list[Tensor | None]:
-        outputs = self._forward(batch)
-        values = losses(outputs, batch)
-        if values.shape != (len(batch),):
+        if not self._model.training:
             raise PrivacyError(
-                f"the loss has shape {tuple(values.shape)} for {len(batch)} cases: "
-                "give each case its own loss, averaged over nothing but itself"
+                "the model is in evaluation mode, where no row's gradient is kept: call train()"
             )
-        self._require_uncoupled(values, outputs)
+        outputs = self._forward(batch)
         calls = self._require_aligned(max(len(batch), 2))
-        if values.requires_grad:
-            _backward(values.sum())
+        slopes = self._slopes(outputs, batch, losses)
+        _backward([output for output, _ in slopes], [slope for _, slope in slopes])
         for module, count in calls.items():
             if 0 < len(_activations(module)) < count:
                 raise PrivacyError(
@@ -154,6 +153,28 @@ class PrivateGradient:
         rows = [self._row_gradients(p, len(batch)) for p in self._parameters]
         self._require_complete(rows)
         return rows
+
+    def _slopes(
+        self, outputs: dict[str, Tensor], batch: Batch, losses: Losses
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return each output that trains something and the sum of the losses' gradient by it."""
+        apart = {
+            head: output.detach().requires_grad_(output.requires_grad) for head, output in outputs.items()
+        }
+        values = losses(apart, batch)
+        if values.shape != (len(batch),):
+            raise PrivacyError(
+                f"the loss has shape {tuple(values.shape)} for {len(batch)} cases: "
+                "give each case its own loss, averaged over nothing but itself"
+            )
+        if not values.requires_grad:
+            return []
+        wanted = [head for head, output in outputs.items() if output.requires_grad]
+        leaves = [apart[head] for head in wanted]
+        if not self._uncoupled:
+            self._uncoupled = _uncoupled(values, leaves)
+        slopes = torch.autograd.grad(values.sum(), leaves, allow_unused=True, materialize_grads=True)
+        return [(outputs[head], slope) for head, slope in zip(wanted, slopes, strict=True)]
 
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         # GroupNorm refuses one row with one voxel; the twin's outputs reach no loss.
@@ -207,38 +228,26 @@ class PrivateGradient:
                     )
         return calls
 
-    def _require_uncoupled(self, values: Tensor, outputs: dict[str, Tensor]) -> None:
-        """Refuse losses of the first rows that depend on the others' outputs; once is enough."""
-        half = len(values) // 2
-        wanted = [output for output in outputs.values() if output.requires_grad]
-        if self._uncoupled or not half or not values.requires_grad:
-            return
-        slopes = torch.autograd.grad(
-            values[:half].sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        slopes = [slope.nan_to_num(0, 0, 0) for slope in slopes]
-        if any(slope[half:].any() for slope in slopes):
-            raise PrivacyError(
-                "a case's loss depends on other cases of the batch: use an objective coupled by case"
-            )
-        self._uncoupled = any(bool(slope[:half].any()) for slope in slopes)
-
     def _require_complete(self, rows: list[Tensor | None]) -> None:
         """Refuse rows that do not add up to autograd's gradient; once for each parameter."""
         if self._hooks is None:  # ExpandedWeights refuses what it does not know, and leaves no sum
             return
-        for parameter, own in zip(self._parameters, rows, strict=True):
-            if parameter.grad is None or parameter not in self._unproven:
-                continue
-            whole = parameter.grad.flatten()
-            summands = torch.zeros_like(whole)[None] if own is None else own
-            size = float(summands.norm(dim=1).sum() + whole.norm())
-            if float((summands.sum(0) - whole).norm()) > 1e-3 * size:
+        sums = {
+            p: (p.grad.flatten(), own)
+            for p, own in zip(self._parameters, rows, strict=True)
+            if p.grad is not None
+        }
+        rounding = 1e-4 * math.sqrt(sum(float(whole.norm()) ** 2 for whole, _ in sums.values()))
+        for parameter in self._unproven & sums.keys():
+            whole, own = sums[parameter]
+            own = torch.zeros_like(whole)[None] if own is None else own
+            tolerance = 1e-3 * float(own.norm(dim=1).sum() + whole.norm())
+            if float((own.sum(0) - whole).norm()) > tolerance + rounding:
                 raise PrivacyError(
                     f"parameter '{self._names[parameter]}': rows' gradients do not add up to the batch's: "
-                    "use it in its layer's ordinary forward, called with one tensor, in training mode"
+                    "use it in its layer's ordinary forward, called with one tensor"
                 )
-            if math.isfinite(size) and size:
+            if tolerance > 0.1 * rounding:
                 self._unproven.discard(parameter)
 
 
@@ -314,18 +323,36 @@ def _problems(model: nn.Module, mode: str) -> Iterator[str]:
             yield f"privacy.mode ew: '{name}' ({type(module).__name__}) is not supported; use auto"
 
 
-def _backward(total: Tensor) -> None:
+def _uncoupled(values: Tensor, outputs: list[Tensor]) -> bool:
+    """Refuse losses of the first rows that read the other rows' outputs; False if that shows nothing."""
+    half = len(values) // 2
+    slopes = torch.autograd.grad(
+        values[:half].sum(), outputs, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    slopes = [slope.nan_to_num(0, 0, 0) for slope in slopes]  # a broken record's own affair
+    if any(slope[half:].any() for slope in slopes):
+        raise PrivacyError(
+            "a case's loss depends on other cases of the batch: use an objective coupled by case"
+        )
+    return any(bool(slope[:half].any()) for slope in slopes)
+
+
+def _backward(outputs: list[Tensor], slopes: list[Tensor]) -> None:
     with warnings.catch_warnings():
         # Of every first layer: its input is data, which needs no gradient.
         warnings.filterwarnings(
             "ignore", "Full backward hook is firing when gradients are computed", UserWarning
         )
-        total.backward()
+        torch.autograd.backward(outputs, slopes)
 
 
 def _refused_by_opacus(module: nn.Module) -> bool:
     validate = ModuleValidator.VALIDATORS.get(type(module))
     return validate is not None and bool(validate(module))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _activations(module: nn.Module) -> list[list[Tensor]]:
