@@ -179,10 +179,9 @@ class PrivateGradient:
     def _forward(self, batch: Batch) -> dict[str, Tensor]:
         # GroupNorm refuses one row with one voxel; the twin's outputs reach no loss.
         pair = batch.map(lambda x: x.repeat_interleave(2, 0)) if len(batch) == 1 else batch
-        model: Callable[[Batch], dict[str, Tensor]] = self._model
-        if self._hooks is None:
-            model = call_for_per_sample_grads(self._model, batch_size=len(pair), loss_reduction="sum")
-        outputs = model(pair)
+        outputs: dict[str, Tensor] = (
+            _expanded(self._model, pair) if self._hooks is None else self._model(pair)
+        )
         return outputs if pair is batch else {head: output[:1] for head, output in outputs.items()}
 
     def _row_gradients(self, parameter: nn.Parameter, cases: int) -> Tensor | None:
@@ -208,7 +207,7 @@ class PrivateGradient:
         present = [own for own in rows if own is not None]
         if not present:
             return torch.empty(0, dtype=torch.float64)
-        norms = sum(_squares(own) for own in present).sqrt()  # pyright: ignore[reportAttributeAccessIssue]
+        norms = torch.stack([_squares(own) for own in present]).sum(0).sqrt()
         finite = norms.isfinite()
         if not finite.all():
             for own in present:
@@ -238,9 +237,10 @@ class PrivateGradient:
             if p.grad is not None
         }
         rounding = 1e-4 * math.sqrt(sum(float(whole.norm()) ** 2 for whole, _ in sums.values()))
-        for parameter in self._unproven & sums.keys():
-            whole, own = sums[parameter]
-            own = torch.zeros_like(whole)[None] if own is None else own
+        for parameter, (whole, found) in sums.items():
+            if parameter not in self._unproven:
+                continue
+            own = torch.zeros_like(whole)[None] if found is None else found
             tolerance = 1e-3 * float(own.norm(dim=1).sum() + whole.norm())
             if float((own.sum(0) - whole).norm()) > tolerance + rounding:
                 raise PrivacyError(
@@ -321,6 +321,15 @@ def _problems(model: nn.Module, mode: str) -> Iterator[str]:
             yield "a parameter belongs to the model itself: give it a module, called with one row a case"
         elif own and mode == "ew" and not isinstance(module, _EXPANDABLE):
             yield f"privacy.mode ew: '{name}' ({type(module).__name__}) is not supported; use auto"
+
+
+def _expanded(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    try:
+        return call_for_per_sample_grads(model, batch_size=len(batch), loss_reduction="sum")(batch)
+    except RuntimeError as error:
+        if "Expanded" not in str(error):
+            raise
+        raise PrivacyError(f"privacy.mode ew cannot bound each row ({error}): use auto") from error
 
 
 def _uncoupled(values: Tensor, outputs: list[Tensor]) -> bool:

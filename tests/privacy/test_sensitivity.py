@@ -1,0 +1,187 @@
+"""D2: leaving one patient out moves the released sum by at most the clip norm, whatever is trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+from opacus.grad_sample import GradSampleHooks
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.catalogue import MODELS, build_model, build_objectives
+from models.objectives import OBJECTIVES, case_losses
+from privacy.dpsgd import Losses
+from protocol.batch import Batch
+from protocol.errors import PrivacyError
+from protocol.recipe import Head, Part, Recipe
+from tests.models.cases import SEGMENTING, TABULAR, batch_for, presence, recipe_for
+from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
+from tests.privacy.networks import Plain, built, cases
+
+CASE_COUPLED = [name for name, builder in OBJECTIVES.items() if builder().coupling == "case"]
+HEADS = [Head("segmentation", 2), Head("classification", 3), Head("classification", 1), Head("survival", 1)]
+
+
+# Every model with every head that it can have and every objective that fits the head.
+PAIRS = [
+    (model, replace(head, objective=Part(name)))
+    for model in MODELS
+    for head in HEADS
+    if head.kind != "segmentation" or model in SEGMENTING
+    for name in CASE_COUPLED
+    if OBJECTIVES[name]().fits(head)
+]
+
+
+def influence(name: str, head: Head, dims: int, seed: int, mode: str = "auto", rows: int = 3) -> float:
+    """The sensitivity of one step of a freshly drawn model on freshly drawn, incomplete cases."""
+    recipe = replace(recipe_for(name, dims, seed), heads={"y": head})
+    model = build_model(recipe).train()
+    everything = tuple(recipe.modalities)
+    owned = [everything, everything[1:], everything[:1], everything]
+    batch = batch_for(recipe, presence(recipe, owned[:rows]), (6, 5, 4)[:dims], seed)
+    batch.labelled["y"][:] = True
+    return sensitivity(model, batch, losses_of(recipe), release=lambda *args: released(*args, mode=mode))
+
+
+def losses_of(recipe: Recipe) -> Losses:
+    objectives = build_objectives(recipe)
+    return lambda outputs, batch: case_losses(outputs, batch, recipe.heads, objectives)
+
+
+def label(value: object) -> str | None:
+    return f"{value.kind}{value.classes}-{value.objective.name}" if isinstance(value, Head) else None
+
+
+@pytest.mark.parametrize(("name", "head"), PAIRS, ids=label)
+def test_one_patients_influence_is_bounded(name: str, head: Head) -> None:
+    # Not only bounded: reached, or the bar would be passed by gradients that are small anyway.
+    assert 0.99 < influence(name, head, dims=2, seed=0) <= SLACK
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - set(TABULAR)))
+def test_one_patients_influence_is_bounded_in_volumes(name: str) -> None:
+    assert 0.99 < influence(name, Head("classification", 3, Part("ce")), dims=3, seed=0) <= SLACK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("name", "head"), PAIRS, ids=label)
+def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head, dims: int, seed: int) -> None:
+    assert influence(name, head, dims, seed, rows=4) <= SLACK
+
+
+@pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_patients_influence_is_bounded_in_other_modes(name: str, mode: str) -> None:
+    head = Head("classification", 3, Part("ce"))
+    assert 0.99 < influence(name, head, dims=2, seed=1, mode=mode, rows=2) <= SLACK
+
+
+# -- Mutants that Opacus accepts, all of which the same check catches ------------------------------
+def opacus_alone(model: nn.Module, batch: Batch | None, losses: Losses) -> Tensor:
+    """What Opacus would release: its rows, each bounded, whatever a row is and wherever its loss is from."""
+    parameters = list(model.parameters())
+    if batch is None:
+        return torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    hooks = GradSampleHooks(model, loss_reduction="sum")
+    images = {name: image.requires_grad_() for name, image in batch.inputs.items()}
+    values = losses(model(replace(batch, inputs=images)), batch)
+    (values.sum() if values.ndim else values * len(batch)).backward()  # as for the reductions sum and mean
+    rows = torch.cat([p.grad_sample.flatten(1) for p in parameters], 1).double()
+    hooks.cleanup()
+    for parameter in parameters:
+        parameter.grad = None
+    return (rows * (CLIP_NORM / rows.norm(dim=1, keepdim=True)).clamp(max=1)).sum(0)
+
+
+class Folded(Plain):
+    """Four views of a patient as four rows of one batch."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        views = torch.cat([batch.inputs["a"].roll(shift, -1) for shift in range(4)])
+        features = torch.relu(self.norm(self.convolution(views))).flatten(2).mean(2)
+        return {"grade": self.head(features).view(4, len(batch), -1).mean(0)}
+
+
+class Segmenting(Plain):
+    """A mask from the convolution's maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return {"mask": self.head(torch.relu(self.norm(self.convolution(batch.inputs["a"]))))}
+
+
+def cross_entropy(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    return functional.cross_entropy(outputs["grade"], batch.targets["grade"], reduction="none")
+
+
+def pooled_dice(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    return DiceLoss(batch=True, sigmoid=True)(outputs["mask"], batch.targets["mask"])
+
+
+def weighted_mean(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    weight = torch.tensor([1.0, 10.0, 1000.0])
+    return functional.cross_entropy(outputs["grade"], batch.targets["grade"], weight)
+
+
+def lopsided(rows: int) -> Batch:
+    """One patient has the rare grade and a mask everywhere, the others a common one and a single voxel."""
+    batch = cases(rows)
+    batch.targets["grade"][:] = 0
+    batch.targets["grade"][0] = 2
+    batch.targets["mask"][1:] = 0
+    batch.targets["mask"][1:, :, 0, 0] = 1
+    batch.targets["mask"][0] = 1
+    return batch
+
+
+MUTANTS = [(Folded, cross_entropy), (Segmenting, pooled_dice), (Plain, weighted_mean)]
+
+
+@pytest.mark.parametrize(("kind", "losses"), MUTANTS)
+def test_what_opacus_accepts_breaks_the_bound_and_is_refused_here(kind: type[nn.Module], losses: Losses) -> None:
+    model, batch = built(kind), lopsided(6)
+    assert sensitivity(model, batch, losses, release=opacus_alone) > 1.5
+    with pytest.raises(PrivacyError, match="give"):
+        released(model, batch, losses)
+
+
+def test_four_crops_of_a_patient_as_four_rows_are_caught() -> None:
+    """No gradient can know whose a row is: the sampler gives at most one a patient, and this is why."""
+    whole = cases(3)
+    crops = whole.map(lambda x: x.repeat_interleave(4, 0))
+    patients = [row // 4 for row in range(12)]
+    assert sensitivity(built(Plain), crops, cross_entropy, patients) == pytest.approx(4.0, abs=0.01)
+    assert sensitivity(built(Plain), whole, cross_entropy) <= SLACK
+
+
+def test_a_sum_without_bounds_is_caught() -> None:
+    def unbounded(model: nn.Module, batch: Batch | None, losses: Losses) -> Tensor:
+        batch = cases(0) if batch is None else batch
+        gradients = torch.autograd.grad(losses(model(batch), batch).sum(), list(model.parameters()))
+        return torch.cat([gradient.flatten() for gradient in gradients]).double()
+
+    assert sensitivity(built(Plain), cases(3), cross_entropy, release=unbounded) > SLACK
+
+
+def test_the_honest_opacus_passes() -> None:
+    """The check is not one that everything but ours fails."""
+    assert 0.99 < sensitivity(built(Plain), cases(3), cross_entropy, release=opacus_alone) <= SLACK
+
+
+def test_expanded_weights_refuse_folded_rows() -> None:
+    with pytest.raises(PrivacyError, match="batch size of 12 with ExpandedWeight of batch size 3"):
+        released(built(Folded), cases(3), cross_entropy, "ew")
+
+
+def test_what_else_fails_under_expanded_weights_fails_as_it_is() -> None:
+    model = built(Plain)
+    model.head = nn.Linear(5, 3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        released(model, cases(3), cross_entropy, "ew")
