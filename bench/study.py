@@ -39,8 +39,12 @@ def _private(epsilon: int) -> tuple[str, ...]:
     return (f"privacy.epsilon={epsilon}", "training.modality_dropout=0", "training.batch=16")
 
 
-# FLamby's own server optimiser: no offset worth the name, Adam's moments without bias correction.
-_FLAMBY = ("strategy.tau=1e-8", "strategy.beta_1=0.9")
+def _flamby(name: str, rate: float, server_rate: float) -> tuple[str, ...]:
+    """FLamby's server optimisers: Adam's moments and no offset worth the name."""
+    moments = ("strategy.beta_1=0.9", *(("strategy.beta_2=0.999",) if name != "fedadagrad" else ()))
+    rates = (f"training.rate={rate}", f"strategy.server_rate={server_rate}")
+    return (f"strategy={name}", *moments, "strategy.tau=1e-8", *rates)
+
 
 STUDIES = {
     "lgg": Study(
@@ -57,8 +61,41 @@ STUDIES = {
         "tumour/dice",
         (42, 43, 44),
     ),
-    "heart": Study({"fedavg": ("heart4", ())}, "disease/accuracy", (42, 43, 44, 45, 46)),
-    "brca": Study({"fedavg": ("tcga_brca", ())}, "death/c_index", (42, 43, 44, 45, 46)),
+    "heart": Study(
+        {
+            "fedavg": ("heart4", ()),
+            "fedadagrad": ("heart4", _flamby("fedadagrad", 1e-4, 10)),
+            "fedadagrad 1": ("heart4", _flamby("fedadagrad", 1e-4, 1)),
+            "fedadagrad 0.1": ("heart4", _flamby("fedadagrad", 1e-4, 0.1)),
+            "fedadam": ("heart4", _flamby("fedadam", 1e-4, 0.01)),
+            "fedyogi": ("heart4", _flamby("fedyogi", 1e-4, 0.01)),
+            "fedprox": ("heart4", ("strategy=fedprox", "strategy.mu=0.01")),
+            "scaffold": ("heart4", ("strategy=scaffold",)),
+            "fednova": ("heart4", ("strategy=fednova",)),
+            "fedavgm": ("heart4", ("strategy=fedavgm",)),
+            "ditto": ("heart4", ("strategy=ditto",)),
+            "local": ("heart4", ("strategy=local",)),
+            "pooled": ("heart4", ("roster.train=[pooled]",)),
+            "private epsilon 10": ("heart4", ("privacy.epsilon=10", "privacy.delta=0.001")),
+            "private epsilon 1": ("heart4", ("privacy.epsilon=1", "privacy.delta=0.001")),
+            "private epsilon 0.1": ("heart4", ("privacy.epsilon=0.1", "privacy.delta=0.001")),
+        },
+        "disease/accuracy",
+        (42, 43, 44, 45, 46),
+    ),
+    "brca": Study(
+        {
+            "fedavg": ("tcga_brca", ()),
+            "fedadam": ("tcga_brca", _flamby("fedadam", 0.01, 0.1)),
+            "fedyogi": ("tcga_brca", _flamby("fedyogi", 0.01, 0.1)),
+            "fedadagrad": ("tcga_brca", _flamby("fedadagrad", 0.01, 1)),
+            "scaffold": ("tcga_brca", ("strategy=scaffold",)),
+            "local": ("tcga_brca", ("strategy=local",)),
+            "pooled": ("tcga_brca", ("roster.train=[pooled]",)),
+        },
+        "death/c_index",
+        (42, 43, 44, 45, 46),
+    ),
 }
 
 
