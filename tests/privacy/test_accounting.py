@@ -102,7 +102,9 @@ def test_asking_again_is_free() -> None:
     assert time.perf_counter() - start < 0.01
 
 
-@pytest.mark.parametrize("wrong", [(-1.0, 0.1, 1), (math.nan, 0.1, 1), (math.inf, 0.1, 1), (1.0, 1.1, 1), (1.0, 0.1, -1)])
+@pytest.mark.parametrize(
+    "wrong", [(-1.0, 0.1, 1), (math.nan, 0.1, 1), (math.inf, 0.1, 1), (1.0, 1.1, 1), (1.0, 0.1, -1)]
+)
 def test_an_impossible_event_is_refused(wrong: tuple[float, float, int]) -> None:
     with pytest.raises(PrivacyError, match="noise must be"):
         Event(*wrong)
@@ -121,7 +123,9 @@ def test_the_size_of_the_promise() -> None:
 
 
 @pytest.mark.parametrize(("budget", "rate", "steps"), [(1.0, 0.01, 10), (3.0, 1.0, 20), (0.05, 0.01, 10)])
-def test_the_calibrated_noise_is_enough_and_little_less_is_not(budget: float, rate: float, steps: int) -> None:
+def test_the_calibrated_noise_is_enough_and_little_less_is_not(
+    budget: float, rate: float, steps: int
+) -> None:
     noise = calibrate(budget, DELTA, rate, steps)
     assert epsilon([Event(noise, rate, steps)], DELTA) <= budget
     assert epsilon([Event(noise - 3e-4, rate, steps)], DELTA) > budget

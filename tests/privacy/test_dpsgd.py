@@ -20,7 +20,12 @@ MODES = ("auto", "hooks", "functorch", "ew")
 
 def opened(model: nn.Module, **changes: object) -> PrivateGradient:
     """A noiseless gradient of everything trainable."""
-    options = {"clip_norm": CLIP_NORM, "noise_multiplier": 0.0, "expected_batch": 1.0, "mode": "auto"} | changes
+    options = {
+        "clip_norm": CLIP_NORM,
+        "noise_multiplier": 0.0,
+        "expected_batch": 1.0,
+        "mode": "auto",
+    } | changes
     return PrivateGradient(model, model.parameters(), generator=SecureGenerator(), **options)
 
 
@@ -258,9 +263,9 @@ def test_parameters_that_no_row_used_are_noised_too() -> None:
 
 def test_what_is_released_lies_on_a_grid_so_that_low_bits_tell_nothing() -> None:
     model, batch = built(Plain), cases(3)
-    with closing(opened(model, noise_multiplier=4.0)) as gradient:
+    with closing(opened(model, noise_multiplier=3.0 / CLIP_NORM)) as gradient:
         gradient(batch, losses)
-    steps = gradient_of(model) / 2.0 ** (1 - 20)  # stddev 2
+    steps = gradient_of(model) / 2.0 ** (1 - 20)  # stddev 3
     assert torch.equal(steps, steps.round())
 
 
@@ -289,7 +294,10 @@ def with_layer(name: str, layer: nn.Module) -> nn.Module:
         (Stateful(), "'seen' is a buffer"),
         (Direct(), "a parameter belongs to the model itself"),
         (with_layer("norm", nn.BatchNorm2d(4)), "'norm.running_mean' is a buffer"),
-        (with_layer("norm", nn.BatchNorm2d(4, track_running_stats=False)), "'norm' normalises over the batch"),
+        (
+            with_layer("norm", nn.BatchNorm2d(4, track_running_stats=False)),
+            "'norm' normalises over the batch",
+        ),
         (with_layer("memory", nn.LSTM(4, 4)), r"'memory' \(LSTM\) cannot be bounded"),
     ],
 )
@@ -299,7 +307,8 @@ def test_a_model_that_cannot_be_bounded_is_refused(model: nn.Module, message: st
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"clip_norm": 0.0}, {"clip_norm": float("inf")}, {"noise_multiplier": -1.0}, {"expected_batch": 0.0}]
+    "wrong",
+    [{"clip_norm": 0.0}, {"clip_norm": float("inf")}, {"noise_multiplier": -1.0}, {"expected_batch": 0.0}],
 )
 def test_numbers_that_bound_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(PrivacyError, match="clip_norm and expected batch"):
@@ -390,7 +399,10 @@ def test_a_model_that_evaluates_is_refused() -> None:
     [
         (lambda outputs, batch: losses(outputs, batch).mean(), r"the loss has shape \(\) for 4 cases"),
         (lambda outputs, batch: losses(outputs, batch).mean().expand(len(batch)), "depends on other cases"),
-        (lambda outputs, batch: losses(outputs, batch) / losses(outputs, batch).sum(), "depends on other cases"),
+        (
+            lambda outputs, batch: losses(outputs, batch) / losses(outputs, batch).sum(),
+            "depends on other cases",
+        ),
     ],
 )
 def test_a_loss_that_couples_cases_is_refused(mutant, message: str) -> None:  # noqa: ANN001

@@ -25,7 +25,9 @@ def test_noise_is_gaussian() -> None:
     assert looks_gaussian(SecureGenerator().normal_(torch.empty(1000, 1000), 3.0), 3.0)
 
 
-@pytest.mark.parametrize("mutant", [lambda x: x * 0.5, lambda x: x.clamp(-2, 2), lambda x: x + 0.05, lambda x: x.sign()])
+@pytest.mark.parametrize(
+    "mutant", [lambda x: x * 0.5, lambda x: x.clamp(-2, 2), lambda x: x + 0.05, lambda x: x.sign()]
+)
 def test_other_noise_is_caught(mutant) -> None:  # noqa: ANN001
     assert not looks_gaussian(mutant(SecureGenerator().normal_(torch.empty(1000, 1000), 1.0)), 1.0)
 
@@ -87,7 +89,9 @@ def test_integers_are_uniform_even_where_a_remainder_would_favour_the_small() ->
     assert stats.chisquare(counts.numpy()).pvalue > 1e-4
     # 2^63 mod this is 2^61: a plain remainder would draw from the first third half as often again.
     high = 3 << 61
-    assert float((generator.randint(high, 20_000) < high // 3).double().mean()) == pytest.approx(1 / 3, abs=0.02)
+    assert float((generator.randint(high, 20_000) < high // 3).double().mean()) == pytest.approx(
+        1 / 3, abs=0.02
+    )
     assert generator.randint(1, 3).tolist() == [0, 0, 0]
     assert len(generator.randint(5, 0)) == 0
 

@@ -145,7 +145,9 @@ MUTANTS = [(Folded, cross_entropy), (Segmenting, pooled_dice), (Plain, weighted_
 
 
 @pytest.mark.parametrize(("kind", "losses"), MUTANTS)
-def test_what_opacus_accepts_breaks_the_bound_and_is_refused_here(kind: type[nn.Module], losses: Losses) -> None:
+def test_what_opacus_accepts_breaks_the_bound_and_is_refused_here(
+    kind: type[nn.Module], losses: Losses
+) -> None:
     model, batch = built(kind), lopsided(6)
     assert sensitivity(model, batch, losses, release=opacus_alone) > 1.5
     with pytest.raises(PrivacyError, match="give"):
