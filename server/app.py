@@ -132,7 +132,16 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str:
-    git = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    git = (
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    )
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 - no input
     except (OSError, subprocess.CalledProcessError):

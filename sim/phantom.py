@@ -27,6 +27,8 @@ from scipy.ndimage import gaussian_filter  # pyright: ignore[reportMissingTypeSt
 MODALITIES = ("flair", "t1", "t1c", "t2")
 LACKS: tuple[tuple[str, ...], ...] = ((), ("flair",), ("t1c",), ("t1", "t2"))
 """What the first, second, ... hospital never acquired; after the last it starts again."""
+PUBLIC = "PUBLIC"
+"""A file of this name in a data folder says that pictures of its patients may be shown."""
 ONE_MORE = 8
 SLICES = 8
 FIELD_MM, SLICE_MM = 192.0, 8.0
@@ -58,6 +60,8 @@ def write_phantom(root: Path, *, sites: int = 4, patients: int = 24, size: int =
 
     The files follow from the arguments alone, byte for byte.
     """
+    root.mkdir(parents=True, exist_ok=True)
+    (root / PUBLIC).write_text("Made up; pictures of these patients may be shown.\n", encoding="utf-8")
     for site in range(sites):
         folder, scanner = root / f"site_{site + 1}", _scanner(default_rng((seed, site)))
         folder.mkdir(parents=True, exist_ok=True)
