@@ -84,7 +84,7 @@ def cohort(job: Job, site: str) -> Cohort:
     inputs = {name: torch.randn(total, *job.shape, generator=generator) for name in names}
     first = next(iter(inputs.values()))
     head, spec = next(iter(job.recipe.heads.items()))
-    target = (first > 0.5).float() if spec.kind == "segmentation" else (first[:, 0] > 0).long()
+    target = (first > 0).float() if spec.kind == "segmentation" else (first[:, 0] > 0).long()
     cases = Batch(
         inputs,
         torch.ones(total, len(names), dtype=torch.bool),
@@ -143,8 +143,16 @@ def validate_plainly(model: nn.Module, site: Cohort, recipe: Recipe) -> None:
 def ours(job: Job, cohorts: list[Cohort], tracking: str = "off") -> RunRecord:
     """The same job through messages, admission, aggregation and the run folder."""
     held = {site.site: site for site in cohorts}
-    SOURCES["bench"] = lambda root, recipe, site: held[site]
-    SITES["bench"] = lambda root, recipe: list(held)
+
+    def read(root: Path, recipe: Recipe, site: str) -> Cohort:
+        del root, recipe
+        return held[site]
+
+    def sites(root: Path, recipe: Recipe) -> list[str]:
+        del root, recipe
+        return list(held)
+
+    SOURCES["bench"], SITES["bench"] = read, sites
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / job.recipe.name
         folder.mkdir()

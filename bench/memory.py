@@ -10,6 +10,7 @@ federation runs in a process of its own; the kernel's high-water mark is reset b
 import gc
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,10 +56,16 @@ def stand_in(shared: Tensor) -> ClientApp:
 def described(site: str, task: Task) -> Reply:
     """Say that the site owns every group."""
     owned = {"shared": 10, "head:label": 10, "modality:table": 10}
+    ten = {"train": 10}
     summary = {
-        "site": site, "patients": {"train": 10}, "cases": {"train": 10}, "patterns": {"table": 10}, "labels": {}
-    }  # fmt: skip
-    return Reply(site, task.kind, task.run, task.round, facts={"summary": summary, "owned": owned, "usable": []})
+        "site": site,
+        "patients": ten,
+        "cases": ten,
+        "patterns": {"table": 10},
+        "labels": {"label": 10},
+    }
+    facts = {"summary": summary, "owned": owned, "usable": []}
+    return Reply(site, task.kind, task.run, task.round, facts=facts)
 
 
 def trained(site: str, task: Task, shared: Tensor) -> Reply:
@@ -80,23 +87,19 @@ def models_held(sites: int) -> float:
         folder.mkdir()
         (folder / "recipe.yaml").write_text(dump_recipe(RECIPE))
         grid = InProcessGrid(stand_in(torch.full((size,), 1e-3)), contexts_for([{} for _ in range(sites)]))
-        with Peak() as peak:
-            conduct(grid, {"folder": str(folder), "sites": sites, "tracking": "off"}, _quiet)
+        config = {"folder": str(folder), "sites": sites, "tracking": "off"}
+        peak = peak_of(lambda: conduct(grid, config, _quiet))
     # The buffer that the stand-ins answer from is the one reply in hand.
-    return peak.bytes / (4 * size) + 1
+    return peak / (4 * size) + 1
 
 
-class Peak:
-    """Peak resident memory beyond what was resident at the start, from the kernel's own high-water mark."""
-
-    def __enter__(self) -> "Peak":
-        gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")
-        self._start = _status("VmRSS")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bytes = _status("VmHWM") - self._start
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes by which `work` raised this process's resident memory, by the kernel's high-water mark."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    start = _status("VmRSS")
+    work()
+    return _status("VmHWM") - start
 
 
 def _status(key: str) -> int:

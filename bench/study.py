@@ -36,7 +36,7 @@ class Study:
 
 
 def _private(epsilon: int) -> tuple[str, ...]:
-    return (f"privacy.epsilon={epsilon}", "training.modality_dropout=0", "training.batch=16")
+    return (f"privacy.epsilon={epsilon}", "training.batch=8", "training.steps=4")
 
 
 def _flamby(name: str, rate: float, server_rate: float) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def one(name: str, method: str, seed: int, data: Path, out: Path) -> RunRecord:
     for before in place.glob("*/record.json"):
         if (record := read_record(before.parent)).status == "finished":
             return record
-    recipe = load_recipe(RECIPES / f"{file}.yaml", [*overrides, f"seed={seed}"])
+    recipe = load_recipe(RECIPES / f"{file}.yaml", ["evaluation.every=5", *overrides, f"seed={seed}"])
     folder = new_run(recipe, Launch(data, tracking="off", threads=1), place)
     conduct(folder, recipe, _quiet)
     print(f"  {method}, seed {seed}: done", flush=True)
@@ -137,7 +137,10 @@ def lines(method: str, records: Sequence[RunRecord], metric: str) -> Iterator[st
     """Yield one line a modality subset, then one a site for the richest subset."""
     subsets = sorted({s for r in records for scores in r.subsets.values() for s in scores}, key=_size)
     for subset in subsets:
-        means = [mean_over_sites({s: v[subset] for s, v in r.subsets.items() if subset in v}, metric) for r in records]
+        means = [
+            mean_over_sites({s: v[subset] for s, v in r.subsets.items() if subset in v}, metric)
+            for r in records
+        ]
         yield f"{method:20} {subset:18} {spread(means)}"
     for site in sorted(records[0].subsets):
         tallies = [r.subsets[site][subsets[-1]][metric] for r in records if subsets[-1] in r.subsets[site]]

@@ -46,7 +46,7 @@ def from_node_config(config: Mapping[str, object]) -> Settings:
     """Read Flower's scalars; `SettingsError` names the one that is missing."""
     missing = [key for key in ("site", "data", "state") if not config.get(key)]
     if missing:
-        msg = f"node config lacks {missing}: start the SuperNode with --node-config 'site=... data=... state=...'"
+        msg = f"node config lacks {missing}: start the site with --node-config 'site=... data=... state=...'"
         raise SettingsError(msg)
     return Settings(
         site=str(config["site"]),

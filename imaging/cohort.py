@@ -127,7 +127,10 @@ def only(cohort: Cohort, split: str) -> Cohort:
     """Return the cohort with the cases of one split alone; patients keep their numbers."""
     rows = (cohort.split == SPLITS.index(split)).nonzero().flatten()
     return replace(
-        cohort, patient=cohort.patient[rows], split=cohort.split[rows], cases=cohort.cases.map(lambda x: x[rows])
+        cohort,
+        patient=cohort.patient[rows],
+        split=cohort.split[rows],
+        cases=cohort.cases.map(lambda x: x[rows]),
     )
 
 

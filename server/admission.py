@@ -5,17 +5,23 @@ an update either fits the layout and what the site declared of its cohort exactl
 refused whole, with the reason on both sides.
 """
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from protocol.errors import AdmissionError
 from protocol.messages import Reply, Task
+from protocol.metrics import Tally
 from protocol.update import Update, Vectors
+from server.record import Scores
 
 MOST_STEPS = 10**7
+
+log = logging.getLogger("consilium.admission")
 
 
 def check(reply: Reply, task: Task, declared: Mapping[str, int]) -> tuple[Update, float]:
@@ -32,12 +38,41 @@ def check(reply: Reply, task: Task, declared: Mapping[str, int]) -> tuple[Update
     _same_names(update.deltas, task.vectors, "update")
     _right_counts(update, declared)
     if update.extras.keys() != task.received.keys():
-        msg = f"extras {sorted(update.extras)} came, {sorted(task.received)} were asked for: another strategy?"
+        msg = (
+            f"extras {sorted(update.extras)} came, {sorted(task.received)} were asked for: another strategy?"
+        )
         raise AdmissionError(msg)
     for name, vectors in update.extras.items():
         _same_names(vectors, task.received[name], name)
     squares = [_square(vector, group, task.vectors) for group, vector in _all(update)]
     return update, math.sqrt(sum(squares[: len(update.deltas)]))
+
+
+def numbers(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Return those of `names` that the site told, all numbers; `AdmissionError` where one is not."""
+    told = {name: facts[name] for name in names if name in facts}
+    wrong = sorted(name for name, value in told.items() if type(value) not in (int, float))
+    if wrong:
+        msg = f"{wrong} are not numbers: the site runs another version, or something else"
+        raise AdmissionError(msg)
+    return {name: float(value) for name, value in told.items()}
+
+
+def scores(reply: Reply) -> dict[str, Scores]:
+    """Return subset -> metric -> tally as a site told them; {} with a warning where they are no scores."""
+    try:
+        return {
+            str(subset): {str(name): tally(plain) for name, plain in told.items()}
+            for subset, told in reply.facts["scores"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        log.warning("scores of site %s cannot be read: %r", reply.site, error)
+        return {}
+
+
+def tally(plain: Mapping[str, Any]) -> Tally:
+    """Return the tally that a site told; KeyError, TypeError or ValueError where it is none."""
+    return Tally(str(plain["kind"]), tuple(float(each) for each in plain["sums"]))
 
 
 def _same_question(reply: Reply, task: Task) -> None:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat
-from protocol.errors import CheckpointError
+from protocol.errors import AdmissionError, CheckpointError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe, build, parse_cached, recipe_hash
@@ -89,10 +89,14 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
 
 
 def member_of(reply: Reply) -> Member:
-    """Read what a site told of its cohort."""
-    told = reply.facts
-    owned = {str(group): int(count) for group, count in told["owned"].items()}
-    return Member(reply.site, owned, frozenset(told["usable"]), SiteSummary(**told["summary"]))
+    """Read what a site told of its cohort; `AdmissionError` where it is no such description."""
+    try:
+        owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
+        summary = SiteSummary(**reply.facts["summary"])
+        return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"
+        raise AdmissionError(msg) from error
 
 
 def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:

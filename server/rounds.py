@@ -17,11 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from protocol.errors import AdmissionError, QuorumError
-from protocol.messages import Reply, Task
-from protocol.metrics import Tally
+from protocol.messages import Task
 from protocol.recipe import Recipe
 from protocol.update import Update
-from server.admission import check
+from server.admission import check, numbers, scores
 from server.book import Book
 from server.record import Round, Scores, SiteRound
 from server.roster import Member, choose
@@ -41,6 +40,18 @@ class Plan:
     attempt: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
+@dataclass
+class Heard:
+    """What became of a round's sites, and the accepted updates' norms, as they come."""
+
+    sites: list[SiteRound] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def norm(self) -> float:
+        """Root mean square of the norms."""
+        return math.sqrt(sum(n * n for n in self.norms) / max(len(self.norms), 1))
+
+
 def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
     """Take the run from where `book` stands to its last round."""
     recipe = plan.recipe
@@ -50,15 +61,13 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         book.checkpoint(number - 1, state)
         clock.lap("checkpoint")
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
-        heard: list[SiteRound] = []
-        norms: list[float] = []
+        heard = Heard()
         arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
-        state = plan.strategy.step(state, admitted(plan, tasks, arrivals, book, heard, norms))
+        state = plan.strategy.step(state, admitted(plan, tasks, arrivals, book, heard))
         clock.lap("train")
-        scores = validate(plan, wire, state, number) if _scored(recipe, number) else {}
+        found = validate(plan, wire, state, number) if _scored(recipe, number) else {}
         clock.lap("evaluate")
-        size = math.sqrt(sum(n * n for n in norms) / max(len(norms), 1))
-        book.round(Round(number, tuple(heard), clock.seconds, size, scores), state)
+        book.round(Round(number, tuple(heard.sites), clock.seconds, heard.norm(), found), state)
     book.checkpoint(recipe.rounds, state)
     return state
 
@@ -68,8 +77,7 @@ def admitted(
     tasks: Sequence[tuple[Member, Task]],
     arrivals: Iterator[Arrival],
     book: Book,
-    heard: list[SiteRound],
-    norms: list[float],
+    heard: Heard,
 ) -> Iterator[Update]:
     """Yield the updates that pass admission; note what became of every site.
 
@@ -78,14 +86,14 @@ def admitted(
     """
     for (member, task), arrival in zip(tasks, arrivals, strict=True):
         verdict, update, norm = judge(member, task, arrival)
-        heard.append(verdict)
+        heard.sites.append(verdict)
         book.heard(task.round, verdict)
         if update is not None:
-            norms.append(norm)
+            heard.norms.append(norm)
             yield update
-    if len(norms) < plan.recipe.roster.quorum:
-        told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard if s.status != "accepted")
-        msg = f"{len(norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"
+    if len(heard.norms) < plan.recipe.roster.quorum:
+        told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard.sites if s.status != "accepted")
+        msg = f"{len(heard.norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"
         raise QuorumError(msg)
 
 
@@ -103,10 +111,9 @@ def judge(member: Member, task: Task, arrival: Arrival) -> tuple[SiteRound, Upda
         return known, None, 0.0
     try:
         update, norm = check(arrival.reply, task, member.owned)
+        told = numbers(arrival.reply.facts, ("loss", "seconds", *_PRIVACY))
     except AdmissionError as error:
         return replace(known, status="refused", reason=str(error)), None, 0.0
-    facts = arrival.reply.facts
-    told = {name: facts[name] for name in ("loss", "seconds", *_PRIVACY) if name in facts}
     cases = max(update.counts.values(), default=max(member.owned.values()))
     return replace(known, status="accepted", cases=cases, **told), update, norm
 
@@ -125,7 +132,7 @@ def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
 def validate(plan: Plan, wire: Wire, state: State, number: int) -> dict[str, Scores]:
     """Score the validation cases with the modalities they have: site -> scores."""
     found = evaluate(plan, wire, state, number, "validation")
-    return {site: next(iter(scores.values()), {}) for site, scores in found.items()}
+    return {site: next(iter(told.values()), {}) for site, told in found.items()}
 
 
 def evaluate(
@@ -147,7 +154,7 @@ def evaluate(
     found: dict[str, dict[str, Scores]] = {}
     for arrival in wire.ask(tasks, plan.recipe.roster.deadline_s):
         if arrival.reply is not None:
-            found[arrival.site] = _scores(arrival.reply)
+            found[arrival.site] = scores(arrival.reply)
     return found
 
 
@@ -171,11 +178,3 @@ _PRIVACY = ("epsilon", "epsilon_pld", "delta", "noise_multiplier")
 def _scored(recipe: Recipe, number: int) -> bool:
     every = recipe.evaluation.every
     return every > 0 and (number % every == 0 or number == recipe.rounds)
-
-
-def _scores(reply: Reply) -> dict[str, Scores]:
-    told = reply.facts["scores"]
-    return {
-        subset: {name: Tally(plain["kind"], tuple(plain["sums"])) for name, plain in scores.items()}
-        for subset, scores in told.items()
-    }

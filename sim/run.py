@@ -75,12 +75,12 @@ def read_launch(folder: Path) -> Launch:
         msg = f"{folder} is not a simulated run (no launch.json): see `consilium run list`"
         raise SettingsError(msg)
     plain = json.loads(path.read_text(encoding="utf-8"))
-    return Launch(**{**plain, "data": Path(plain["data"])})
+    return Launch(data=Path(plain.pop("data")), **plain)
 
 
 def settings_for(folder: Path, recipe: Recipe, launch: Launch) -> list[Settings]:
     """Return the settings of every simulated site, and of `pooled` where the recipe asks for it."""
-    parts = {site: (site,) for site in list_sites(launch.data, recipe)}
+    parts: dict[str, tuple[str, ...]] = {site: (site,) for site in list_sites(launch.data, recipe)}
     if POOLED in recipe.roster.train:
         parts[POOLED] = tuple(parts)
     return [

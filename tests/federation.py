@@ -1,8 +1,8 @@
 """A federation in memory: the real server and site code over small images made on the spot.
 
-    north   flair and t1            12 patients of 2 slices
-    south   flair only              9
-    west    t1 only, one also flair 6
+north   flair and t1            12 patients of 2 slices
+south   flair only              9
+west    t1 only, one also flair 6
 """
 
 from collections.abc import Callable, Mapping

@@ -126,6 +126,7 @@ def _patients(folder: Path) -> list[Path]:
 
 def _sheets(folder: Path, recipe: Recipe) -> dict[str, dict[str, Row]]:
     """Return the site's tables: name -> patient -> row."""
+    columns: dict[str, tuple[str, ...]]
     columns = {name: ("patient",) for name, each in recipe.modalities.items() if each.kind == "table"}
     labels = (column for name, head in recipe.heads.items() for column in _columns(name, head))
     columns[LABELS] = ("patient", *labels)

@@ -31,7 +31,10 @@ def test_a_round_asked_again_starts_from_what_the_first_attempt_started_from(tmp
 def test_two_rounds_are_kept(tmp_path: Path) -> None:
     for number in range(1, 6):
         remember(tmp_path, number, _of(number))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-000004.safetensors", "round-000005.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "round-000004.safetensors",
+        "round-000005.safetensors",
+    ]
 
 
 def test_nothing_to_keep_writes_nothing(tmp_path: Path) -> None:

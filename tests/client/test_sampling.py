@@ -22,7 +22,11 @@ def test_every_epoch_sees_every_case_once(cases: int, batch: int, epochs: int) -
 @given(cases=st.integers(1, 20), batch=st.integers(1, 8), steps=st.integers(1, 9), rounds=st.integers(1, 4))
 def test_rounds_are_windows_of_one_walk(cases: int, batch: int, steps: int, rounds: int) -> None:
     rows = torch.arange(cases)
-    one = [b.tolist() for n in range(1, rounds + 1) for b in shuffled(rows, Training(batch=batch, steps=steps), SEED, n)]
+    one = [
+        b.tolist()
+        for n in range(1, rounds + 1)
+        for b in shuffled(rows, Training(batch=batch, steps=steps), SEED, n)
+    ]
     walk = shuffled(rows, Training(batch=batch, steps=steps * rounds), SEED, 1)
     assert one == [b.tolist() for b in walk]
 

@@ -139,9 +139,9 @@ def test_what_is_spent_makes_the_rest_noisier() -> None:
 
 
 def test_no_noise_brings_back_what_is_spent() -> None:
-    with pytest.raises(BudgetError, match="no noise affords 5 steps within epsilon 0.5"):
+    with pytest.raises(BudgetError, match=r"no noise affords 5 steps within epsilon 0\.5"):
         calibrate(0.5, DELTA, 1.0, 5, [Event(10.0, 1.0, 20)])
-    with pytest.raises(BudgetError, match="raise privacy.epsilon"):
+    with pytest.raises(BudgetError, match=r"raise privacy\.epsilon"):
         calibrate(0.005, DELTA, 1.0, 5)
 
 

@@ -34,7 +34,7 @@ PAIRS = [
 ]
 
 
-def influence(name: str, head: Head, dims: int, seed: int, mode: str = "auto", rows: int = 3) -> float:
+def influence(name: str, head: Head, dims: int, seed: int, *, mode: str = "auto", rows: int = 3) -> float:
     """The sensitivity of one step of a freshly drawn model on freshly drawn, incomplete cases."""
     recipe = replace(recipe_for(name, dims, seed), heads={"y": head})
     model = build_model(recipe).train()

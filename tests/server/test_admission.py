@@ -98,8 +98,10 @@ def test_a_norm_that_overflows_is_not_mistaken_for_poison() -> None:
 
 
 def test_reasons_say_where() -> None:
-    for poison, words in (("nan", "group 'shared'"), ("double", "float64"), ("count absurd", "1000000000000000000")):
+    for poison, words in (
+        ("nan", "group 'shared'"),
+        ("double", "float64"),
+        ("count absurd", "1000000000000000000"),
+    ):
         with pytest.raises(AdmissionError, match=words):
             check(_reply(**POISONS[poison]), _task(), DECLARED)
-
-

@@ -44,7 +44,11 @@ def test_a_run_learns_and_is_written_down(federation: Federation) -> None:
     assert losses[-1] < losses[0]
     sent = {s.site: set(s.groups) for s in record.rounds[0].sites}
     everybody = {"shared", "head:tumour", "modality:flair"}
-    assert sent == {"north": everybody | {"modality:t1"}, "south": everybody, "west": everybody | {"modality:t1"}}
+    assert sent == {
+        "north": everybody | {"modality:t1"},
+        "south": everybody,
+        "west": everybody | {"modality:t1"},
+    }
     assert set(record.subsets["north"]) == {"flair", "t1", "flair+t1"}
     assert set(record.subsets["south"]) == {"flair"}
     assert read_record(federation.folder / "run") == record
@@ -211,7 +215,9 @@ def test_the_run_goes_on_without_a_site_that_fails(
     assert told["north"][0] == told["west"][0] == "accepted"
 
 
-def test_a_strangers_message_stays_at_the_site(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strangers_message_stays_at_the_site(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(ANSWERS, "train", _breaks("south", ValueError("patient Jane Doe")))
     record = federation.run(recipe(rounds=1))
     (south,) = (s for s in record.rounds[0].sites if s.site == "south")
@@ -226,7 +232,9 @@ def test_below_quorum_the_run_stops_where_it_can_go_on(
     with pytest.raises(KeyboardInterrupt):
         federation.run(whole, "broken", _stop_after(1))
     monkeypatch.setitem(ANSWERS, "train", _breaks("south", DataError("disk unplugged")))
-    with pytest.raises(QuorumError, match=r"2 updates accepted, quorum is 3 \(south failed: DataError: disk unplugged"):
+    with pytest.raises(
+        QuorumError, match=r"2 updates accepted, quorum is 3 \(south failed: DataError: disk unplugged"
+    ):
         federation.run(whole, "broken")
     assert read_record(federation.folder / "broken").status == "failed"
     monkeypatch.setitem(ANSWERS, "train", honest_train)
@@ -296,7 +304,9 @@ def test_under_privacy_no_loss_leaves(federation: Federation) -> None:
     assert all(site.loss is None for site in record.rounds[0].sites)
 
 
-def test_pooled_data_train_alone_and_the_sites_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_data_train_alone_and_the_sites_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Pooled(Federation):
         def settings(self, run: str, site: str) -> Settings:
             alone = super().settings(run, site)

@@ -15,7 +15,12 @@ def _members(*sites: str) -> list[Member]:
 
 def _recipe(**roster: object) -> Recipe:
     return Recipe(
-        "r", {"t": Modality("table", 2)}, {"y": Head("classification")}, Part("d"), Part("m"), roster=Roster(**roster)
+        "r",
+        {"t": Modality("table", 2)},
+        {"y": Head("classification")},
+        Part("d"),
+        Part("m"),
+        roster=Roster(**roster),
     )
 
 
@@ -49,5 +54,7 @@ def test_only_named_sites_train() -> None:
 
 
 def test_too_few_is_said_with_who_and_what_to_do() -> None:
-    with pytest.raises(QuorumError, match=r"round 4: 1 sites can train, quorum is 2.*'a'.*lower roster.quorum"):
+    with pytest.raises(
+        QuorumError, match=r"round 4: 1 sites can train, quorum is 2.*'a'.*lower roster.quorum"
+    ):
         choose(_recipe(quorum=2), _members("a", "b"), {"a"}, 4)

@@ -63,7 +63,12 @@ def _meet(grid: InProcessGrid, sites: int) -> Wire:
 
 
 def _ask(wire: Wire, *sites: str, deadline_s: float = 5.0) -> list[Arrival]:
-    return list(wire.ask([(site, Task("train", "run", 1, "", vectors={"shared": torch.ones(5)})) for site in sites], deadline_s))
+    return list(
+        wire.ask(
+            [(site, Task("train", "run", 1, "", vectors={"shared": torch.ones(5)})) for site in sites],
+            deadline_s,
+        )
+    )
 
 
 def test_sites_are_met_in_name_order_and_asked_by_name() -> None:
@@ -99,7 +104,9 @@ class _Deaf(InProcessGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         waiting = {n: self._waiting[n].metadata for n in message_ids}
-        return super().pull_messages(n for n, m in waiting.items() if (m.message_type, m.dst_node_id) != ("train", 3))
+        return super().pull_messages(
+            n for n, m in waiting.items() if (m.message_type, m.dst_node_id) != ("train", 3)
+        )
 
 
 def test_a_late_site_holds_nobody_up_for_longer_than_the_deadline() -> None:
@@ -148,5 +155,5 @@ def test_one_reply_is_held_at_a_time() -> None:
 
     wire = _meet(_grid({site: noting(site) for site in "abc"}), 3)
     for arrival in wire.ask([(site, Task("train", "run", 1, "")) for site in "abc"], 5.0):
-        order.append(f"{arrival.site} heard")
+        order.append(f"{arrival.site} heard")  # noqa: PERF401 - whose turn it is is the test
     assert order == [f"{site} {what}" for site in "abc" for what in ("works", "heard")]

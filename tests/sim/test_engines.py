@@ -23,7 +23,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _recipe(strategy: str) -> Recipe:
     overrides = [
-        "rounds=2", "training.steps=2", "training.batch=4", "evaluation.every=2", f"strategy={strategy}",
+        "rounds=2",
+        "training.steps=2",
+        "training.batch=4",
+        "evaluation.every=2",
+        f"strategy={strategy}",
         "model.channels=[8,8]",
     ]
     return load_recipe(RECIPE, overrides)

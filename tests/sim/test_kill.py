@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _start(*words: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "consilium", *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.Popen(  # noqa: S603 - our own program
+    return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
     )
 
@@ -56,7 +56,9 @@ def _parameters(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_killed_run_resumes_to_the_same_bits(data: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(
+    data: Path, tmp_path: Path, how: signal.Signals, code: int
+) -> None:
     straight = _launch(data, tmp_path / "straight")
     text = straight.communicate()[0]
     assert straight.returncode == 0, text
@@ -91,7 +93,9 @@ def test_a_killed_run_resumes_to_the_same_bits(data: Path, tmp_path: Path, how: 
 def test_a_bad_override_is_one_clear_line(
     data: Path, tmp_path: Path, words: list[str], code: int, told: str
 ) -> None:
-    process = _start("sim", "run", ROOT / "recipes/phantom.yaml", *words, "--data", data, "--out", tmp_path / "runs")
+    process = _start(
+        "sim", "run", ROOT / "recipes/phantom.yaml", *words, "--data", data, "--out", tmp_path / "runs"
+    )
     text = process.communicate()[0]
     assert process.returncode == code
     assert told in text
@@ -100,7 +104,9 @@ def test_a_bad_override_is_one_clear_line(
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
-    process = _start("sim", "run", ROOT / "recipes/phantom.yaml", "--data", tmp_path / "nowhere", "--out", tmp_path / "r")
+    process = _start(
+        "sim", "run", ROOT / "recipes/phantom.yaml", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"
+    )
     text = process.communicate()[0]
     assert process.returncode == 20
     assert "nowhere" in text

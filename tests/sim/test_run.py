@@ -46,7 +46,9 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_a_site_a_part_and_pooled_has_all(tmp_path: Path) -> None:
     launch = Launch(tmp_path)
     assert [(s.site, s.partitions) for s in settings_for(tmp_path, recipe(), launch)] == [
-        ("a", ("a",)), ("b", ("b",)), ("c", ("c",)),
+        ("a", ("a",)),
+        ("b", ("b",)),
+        ("c", ("c",)),
     ]
     pooled = settings_for(tmp_path, recipe(roster=Roster(train=("pooled",))), launch)[-1]
     assert (pooled.site, pooled.partitions) == ("pooled", ("a", "b", "c"))
