@@ -275,7 +275,9 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        "that the sites' numbers do not add up.",
+        "that the sites' numbers do not add up. Outside this guarantee, and without noise: the numbers of "
+        "patients, cases and modality patterns, times and bytes, and the scores of validation and test "
+        f"{UNIT}s, who were not trained on.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
     )

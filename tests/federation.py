@@ -93,13 +93,17 @@ class Federation:
         return InProcessGrid(client_app, contexts_for(configs))
 
     def run(
-        self, recipe: Recipe, run: str = "run", watch: Callable[[int, SiteRound | Round], None] | None = None
+        self,
+        recipe: Recipe,
+        run: str = "run",
+        watch: Callable[[int, SiteRound | Round], None] | None = None,
+        tracking: str = "off",
     ) -> RunRecord:
         """Start `run`, or go on with it."""
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        config = {"folder": str(folder), "sites": len(self.sites), "tracking": "off"}
+        config = {"folder": str(folder), "sites": len(self.sites), "tracking": tracking}
         return conduct(self.grid(run), config, watch or _deaf)
 
 
