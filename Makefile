@@ -30,6 +30,7 @@ check: setup  ## style, format, types, and who imports whom
 
 bench: setup  ## time us against the floor, side by side
 	$(BIN)/python -m bench.jobs
+	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.aggregation
 
 docs: setup  ## run every command and every snippet that the documents show

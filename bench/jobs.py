@@ -13,7 +13,6 @@ tracking are timed apart, since the floor keeps nothing.
 """
 
 import copy
-import resource
 import sys
 import tempfile
 import time
@@ -42,12 +41,13 @@ IMAGES = ("flair", "t1", "t1c", "t2")
 
 @dataclass(frozen=True)
 class Job:
-    """One benchmark: a recipe, its sites, and how many cases each has."""
+    """One benchmark: a recipe, its sites, how many cases each has, and how often it is run."""
 
     recipe: Recipe
     sites: int
     cases: int
     shape: tuple[int, ...]
+    repeats: int = 3
 
 
 def jobs() -> dict[str, Job]:
@@ -69,7 +69,7 @@ def jobs() -> dict[str, Job]:
         training=Training(steps=1),
     )
     return {
-        "A": Job(a, 8, 64, (1, 64, 64)),
+        "A": Job(a, 8, 64, (1, 64, 64), repeats=1),  # minutes; its noise is small
         "trivial": Job(trivial, 8, 16, (13,)),
         "thousand": Job(thousand, 1000, 40, (13,)),
         "big": Job(big, 4, 16, (13,)),
@@ -169,26 +169,21 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, job: Job, repeats: int = 3) -> str:
+def compare(name: str, job: Job) -> str:
     """Run floor and us in turn and return a line: seconds a round, ratio of the medians."""
     cohorts = [cohort(job, f"s{index}") for index in range(job.sites)]
     floors, rounds, disk = [], [], []
-    for _ in range(repeats):
+    for _ in range(job.repeats):
         floors.append(timed(lambda: floor(job, cohorts)) / job.recipe.rounds)
         record = ours(job, cohorts)
         laps = [r.seconds for r in record.rounds]
         rounds.append(sum(lap["train"] + lap["evaluate"] for lap in laps) / len(laps))
         disk.append(sum(lap["checkpoint"] for lap in laps) / len(laps))
-    base, us, saved = (sorted(values)[repeats // 2] for values in (floors, rounds, disk))
+    base, us, saved = (sorted(values)[job.repeats // 2] for values in (floors, rounds, disk))
     return (
         f"{name:10} floor {base:8.4f} s/round   consilium {us:8.4f} s/round   ratio {us / base:6.2f}"
         f"   (+ checkpoint {saved:.4f} s)"
     )
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _quiet(number: int, news: SiteRound | Round) -> None:
