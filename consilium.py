@@ -8,12 +8,11 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import typer
+from click import ClickException
 
 from protocol.errors import ConsiliumError
 from server.cli import report, runs
 from sim.cli import resume, sim
-
-INTERRUPTED = 130
 
 cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
 runs.command("resume")(resume)
@@ -25,12 +24,13 @@ cli.command("report")(report)
 def main() -> None:
     """Run the command line; our own errors become one line and their exit number."""
     try:
-        cli(standalone_mode=False)
+        sys.exit(cli(standalone_mode=False))  # typer makes Ctrl-C the number 130
     except ConsiliumError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

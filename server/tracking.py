@@ -324,6 +324,8 @@ def _connect(uri: str) -> "MlflowClient":
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # SQLAlchemy says this of MLflow's own models, when they are first used.
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy", module="mlflow")
     return MlflowClient(uri, uri)
 
 

@@ -60,3 +60,13 @@ def test_our_errors_are_one_line_and_a_number(
         consilium.main()
     assert stop.value.code == 51
     assert capsys.readouterr().err.startswith("TrackingError: there is no run 'nothing'")
+
+
+def test_a_wrong_word_is_a_message_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["consilium", "sim", "run", str(RECIPE)])
+    with pytest.raises(SystemExit) as stop:
+        consilium.main()
+    assert stop.value.code == 2
+    assert "--data" in capsys.readouterr().err

@@ -1,20 +1,16 @@
 """The command line as a researcher uses it: started, interrupted, killed, resumed."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from server import checkpoint
 from server.record import read_record
 from sim.phantom import write_phantom
+from tests.sim.command import RECIPE, done, final, finish, same, start
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["rounds=4", "training.steps=3", "training.batch=4", "model.channels=[8,8]", "strategy=fedadam"]
 
 pytestmark = pytest.mark.slow
@@ -27,17 +23,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "consilium", *map(str, words)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
-    )
-
-
 def _launch(data: Path, out: Path) -> subprocess.Popen[str]:
-    recipe = ROOT / "recipes" / "phantom.yaml"
-    return _start("sim", "run", recipe, *SMALL, "--data", data, "--out", out, "--threads", 1)
+    return start("sim", "run", RECIPE, *SMALL, "--data", data, "--out", out, "--threads", 1)
 
 
 def _until_rounds(out: Path, number: int, process: subprocess.Popen[str]) -> Path:
@@ -47,37 +34,28 @@ def _until_rounds(out: Path, number: int, process: subprocess.Popen[str]) -> Pat
             if lines.read_text().count("\n") >= number:
                 return lines.parent
         time.sleep(0.01)
-    text = process.communicate()[0]
+    text = finish(process)[1]
     pytest.fail(f"no {number} rounds were seen: {text}")
-
-
-def _parameters(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(folder / "checkpoints").vectors
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_killed_run_resumes_to_the_same_bits(
     data: Path, tmp_path: Path, how: signal.Signals, code: int
 ) -> None:
-    straight = _launch(data, tmp_path / "straight")
-    text = straight.communicate()[0]
-    assert straight.returncode == 0, text
-    (whole,) = (tmp_path / "straight").glob("phantom-*")
+    code_of_whole, text = finish(_launch(data, tmp_path / "straight"))
+    assert code_of_whole == 0, text
     assert "report" in text
+    (whole,) = (tmp_path / "straight").glob("phantom-*")
 
     broken = _launch(data, tmp_path / "broken")
     folder = _until_rounds(tmp_path / "broken", 2, broken)
     broken.send_signal(how)
-    text = broken.communicate()[0]
-    assert broken.returncode == code, text
+    found, text = finish(broken)
+    assert found == code, text
     assert "Traceback" not in text
 
-    resumed = _start("run", "resume", folder.name, "--out", tmp_path / "broken")
-    text = resumed.communicate()[0]
-    assert resumed.returncode == 0, text
-    left, right = _parameters(whole), _parameters(folder)
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[g], right[g]) for g in left)
+    done("run", "resume", folder.name, "--out", tmp_path / "broken")
+    assert same(final(whole), final(folder))
     assert read_record(whole).subsets == read_record(folder).subsets
 
 
@@ -93,21 +71,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
 def test_a_bad_override_is_one_clear_line(
     data: Path, tmp_path: Path, words: list[str], code: int, told: str
 ) -> None:
-    process = _start(
-        "sim", "run", ROOT / "recipes/phantom.yaml", *words, "--data", data, "--out", tmp_path / "runs"
-    )
-    text = process.communicate()[0]
-    assert process.returncode == code
+    found, text = finish(start("sim", "run", RECIPE, *words, "--data", data, "--out", tmp_path / "runs"))
+    assert found == code
     assert told in text
     assert "Traceback" not in text
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
-    process = _start(
-        "sim", "run", ROOT / "recipes/phantom.yaml", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"
-    )
-    text = process.communicate()[0]
-    assert process.returncode == 20
+    found, text = finish(start("sim", "run", RECIPE, "--data", tmp_path / "nowhere", "--out", tmp_path / "r"))
+    assert found == 20
     assert "nowhere" in text
     assert not (tmp_path / "r").exists()
