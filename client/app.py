@@ -7,7 +7,6 @@ the site's log has the rest.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from flwr.app import Context, Message
@@ -42,7 +41,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
     scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets)
-    plain = {s: {name: asdict(tally) for name, tally in values.items()} for s, values in scores.items()}
+    plain = {s: {name: vars(tally) for name, tally in values.items()} for s, values in scores.items()}
     return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
 
 

@@ -130,7 +130,7 @@ def plain(site: Site, number: int) -> Losses:
     changes = seeded(*seed, "changes", number)
     for rows in shuffled(site.rows, recipe.training, seed, number):
         batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
-        batch = batch.map(lambda x: x.to(site.settings.device))
+        batch = on_device(site, batch)
         for grad in flat.grads.values():
             grad.zero_()
         loss = total_loss(flat.model(batch), batch, recipe.heads, site.objectives)
@@ -159,9 +159,15 @@ def private(site: Site, spending: Spending) -> Losses:
     with closing(gradient):
         for rows in poisson(spending.cases_of, spending.event.sampling_rate, spending.event.steps, generator):
             batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
-            gradient(batch.map(lambda x: x.to(site.settings.device)) if len(rows) else None, losses)
+            gradient(on_device(site, batch) if len(rows) else None, losses)
             # No noise covers a loss: under privacy nobody learns it, the site's own log included.
             yield torch.full((), math.nan)
+
+
+def on_device(site: Site, batch: Batch) -> Batch:
+    """Return the batch where the site trains."""
+    device = site.settings.device
+    return batch if device == "cpu" else batch.map(lambda x: x.to(device))
 
 
 def varied(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:

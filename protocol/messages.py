@@ -10,7 +10,7 @@ vector's own memory: nothing is copied until a real wire serialises it.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -130,16 +130,22 @@ def unpack_reply(message: Message) -> Reply:
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of all vectors in a message's content."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    return sum(len(array.data) for array in _arrays(content))
 
 
 def solidify(message: Message) -> Message:
     """Turn borrowed buffers into bytes of the message's own, for a wire that needs bytes."""
     if message.has_content():
-        for record in message.content.array_records.values():
-            for array in record.values():
-                array.data = bytes(array.data)
+        for array in _arrays(message.content):
+            array.data = bytes(array.data)
     return message
+
+
+def _arrays(content: RecordDict) -> Iterator[Array]:
+    # Flower's own `array_records` builds a checked copy at every access.
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            yield from record.values()
 
 
 def _records(facts: Mapping[str, Any], vectors: Vectors, named: Mapping[str, Vectors]) -> RecordDict:
@@ -161,8 +167,10 @@ def _array(vector: Tensor) -> Array:
 
 def _read(message: Message) -> tuple[dict[str, Any], Vectors, dict[str, Vectors]]:
     try:
-        facts = json.loads(str(message.content.config_records["facts"]["json"]))
-        arrays = message.content.array_records["vectors"]
+        written, arrays = message.content["facts"], message.content["vectors"]
+        if not (isinstance(written, ConfigRecord) and isinstance(arrays, ArrayRecord)):
+            raise TypeError
+        facts = json.loads(str(written["json"]))
         version = facts["version"]
     except _MALFORMED as error:
         msg = "message is not one of Consilium's: update the older side, or see who else uses this link"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from protocol.errors import AdmissionError
+from protocol.errors import AdmissionError, UpdateError
 from protocol.messages import Reply, Task
 from protocol.metrics import Tally
 from protocol.update import Update, Vectors
@@ -65,7 +65,7 @@ def scores(reply: Reply) -> dict[str, Scores]:
             str(subset): {str(name): tally(plain) for name, plain in told.items()}
             for subset, told in reply.facts["scores"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UpdateError) as error:
         log.warning("scores of site %s cannot be read: %r", reply.site, error)
         return {}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from protocol.errors import AdmissionError
 from protocol.messages import Reply, Task
 from protocol.update import Update
-from server.admission import check
+from server.admission import check, numbers, scores
 
 DECLARED = {"shared": 5, "modality:flair": 3, "head:tumour": 5}
 
@@ -105,3 +105,31 @@ def test_reasons_say_where() -> None:
     ):
         with pytest.raises(AdmissionError, match=words):
             check(_reply(**POISONS[poison]), _task(), DECLARED)
+
+
+@pytest.mark.parametrize("value", ["0.5", None, [1.0], {"a": 1}, True])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(AdmissionError, match="loss"):
+        numbers({"loss": value, "seconds": 1.0}, ("loss", "seconds"))
+
+
+def test_numbers_that_nobody_asked_for_are_left_out() -> None:
+    assert numbers({"loss": 1, "name": "Jane"}, ("loss", "epsilon")) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {},
+        {"scores": 3},
+        {"scores": {"own": 3}},
+        {"scores": {"own": {"y/dice": {"kind": "dice"}}}},
+        {"scores": {"own": {"y/dice": {"kind": "best", "sums": [1, 1]}}}},
+        {"scores": {"own": {"y/dice": {"kind": "dice", "sums": [float("nan"), 1]}}}},
+        {"scores": {"own": {"y/dice": {"kind": "dice", "sums": ["a", 1]}}}},
+    ],
+)
+def test_scores_that_are_none_stop_nobody(told: object, caplog: pytest.LogCaptureFixture) -> None:
+    assert scores(Reply("north", "evaluate", "run", 1, facts=told)) == {}
+    assert "site north" in caplog.text
