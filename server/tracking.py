@@ -59,11 +59,17 @@ Numbers = Mapping[str, float]
 
 
 class Tracker:
-    """One run's door to MLflow. `uri` None: SQLite beside the run's folder, artifacts next to it."""
+    """One run's door to MLflow. `uri` None: SQLite beside the run's folder.
+
+    Artifacts go beside the run's folder too, unless `uri` is a server's, which keeps its own.
+    """
 
     def __init__(self, uri: str | None, experiment: str, folder: Path) -> None:
         self._uri = uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
-        self._artifacts = None if uri else (folder.parent.resolve() / "mlartifacts").as_uri()
+        # A server keeps artifacts itself; a database has no place for them, and MLflow would take
+        # the folder that the command happens to be called in.
+        served = self._uri.startswith(("http://", "https://"))
+        self._artifacts = None if served else (folder.parent.resolve() / "mlartifacts").as_uri()
         self._experiment = experiment
         self._folder = folder
         self._run = ""

@@ -15,7 +15,7 @@ from protocol.metrics import subsets_of
 from protocol.recipe import Part, Privacy, Training, recipe_hash
 from server import checkpoint, export
 from server.book import unflatten
-from server.record import Round, SiteRound, read_record
+from server.record import Round, SiteRound, read_record, to_json
 from server.tracking import Tracker, federation_metrics, site_metrics
 from tests.federation import MODALITIES, Federation, cohorts, recipe
 from tests.server import records
@@ -167,6 +167,19 @@ def test_a_store_that_cannot_be_reached_is_said_before_anything_is_trained(tmp_p
     tracker = Tracker(f"sqlite:///{tmp_path}/no/such/folder/mlflow.db", "tiny", tmp_path / "run")
     with pytest.raises(TrackingError, match=r"does not open this run.*tracking"):
         tracker.start("name: tiny", "0" * 64, (), {}, None)
+
+
+def test_a_database_named_by_its_address_leaves_nothing_where_the_command_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called_in, run = tmp_path / "called-in", tmp_path / "runs" / "run"
+    called_in.mkdir()
+    run.mkdir(parents=True)
+    (run / "record.json").write_text(to_json(records.record()), encoding="utf-8")
+    monkeypatch.chdir(called_in)
+    Tracker(f"sqlite:///{tmp_path / 'store.db'}", "tiny", run).start("name: tiny", "0" * 64, (), {}, None)
+    assert not list(called_in.iterdir())
+    assert list((tmp_path / "runs" / "mlartifacts").rglob("recipe.yaml"))
 
 
 def test_metrics_of_a_round_go_in_one_batch_a_run(
