@@ -9,6 +9,8 @@ Flower hands them to the client application as `node_config` (scalars only):
     state       folder for what must survive a round: memory, ledger
     device      cpu, cuda, cuda:1, ...
     threads     CPU threads for torch; 0 leaves torch's own choice
+    policy      file of what this hospital allows; empty: everything, as in a simulation
+    federation  file of the federation's public keys; empty where nothing is signed
 """
 
 from collections.abc import Mapping
@@ -28,6 +30,8 @@ class Settings:
     partitions: tuple[str, ...] = ()
     device: str = "cpu"
     threads: int = 0
+    policy: Path | None = None
+    federation: Path | None = None
 
 
 def to_node_config(settings: Settings) -> dict[str, str | int]:
@@ -39,6 +43,8 @@ def to_node_config(settings: Settings) -> dict[str, str | int]:
         "partitions": ",".join(settings.partitions),
         "device": settings.device,
         "threads": settings.threads,
+        "policy": str(settings.policy or ""),
+        "federation": str(settings.federation or ""),
     }
 
 
@@ -55,4 +61,10 @@ def from_node_config(config: Mapping[str, object]) -> Settings:
         partitions=tuple(part for part in str(config.get("partitions", "")).split(",") if part),
         device=str(config.get("device", "cpu")),
         threads=int(str(config.get("threads", 0))),
+        policy=_optional(config.get("policy")),
+        federation=_optional(config.get("federation")),
     )
+
+
+def _optional(value: object) -> Path | None:
+    return Path(str(value)) if value else None

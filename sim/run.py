@@ -9,7 +9,7 @@ that `resume` needs nothing but the folder.
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.app import app as client_app
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
+from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
 from protocol.errors import SettingsError
 from protocol.recipe import Recipe
 from server.app import build_app
@@ -83,10 +84,28 @@ def settings_for(folder: Path, recipe: Recipe, launch: Launch) -> list[Settings]
     parts: dict[str, tuple[str, ...]] = {site: (site,) for site in list_sites(launch.data, recipe)}
     if POOLED in recipe.roster.train:
         parts[POOLED] = tuple(parts)
+    pins = introduce(folder, parts) if recipe.privacy.epsilon is not None else None
     return [
-        Settings(site, launch.data, folder / "sites" / site, part, launch.device, launch.threads)
+        Settings(
+            site,
+            launch.data,
+            folder / "sites" / site,
+            part,
+            launch.device,
+            launch.threads,
+            federation=pins,
+        )
         for site, part in parts.items()
     ]
+
+
+def introduce(folder: Path, sites: Iterable[str]) -> Path:
+    """Make the key of the coordinator and of every site, once; return the file that all know them by."""
+    path = folder / FEDERATION
+    if not path.exists():
+        keys = {site: signer(folder / "sites" / site / SITE_KEY).public for site in sites}
+        write_pins(path, Pins(signer(folder / COORDINATOR_KEY).public, keys))
+    return path
 
 
 def in_process(server: ServerApp, sites: Sequence[Settings], config: Mapping[str, str | int]) -> None:

@@ -10,10 +10,13 @@ from protocol.errors import SettingsError
 
 @pytest.mark.parametrize("partitions", [(), ("a",), ("a", "b")])
 def test_round_trip(partitions: tuple[str, ...]) -> None:
-    settings = Settings("north", Path("/data"), Path("/state"), partitions, "cuda:1", 3)
+    files = Path("/etc/policy.yaml"), Path("/etc/federation.json")
+    settings = Settings("north", Path("/data"), Path("/state"), partitions, "cuda:1", 3, *files)
     config = to_node_config(settings)
     assert all(isinstance(value, str | int) for value in config.values())
     assert from_node_config(config) == settings
+    plain = Settings("north", Path("/data"), Path("/state"))
+    assert from_node_config(to_node_config(plain)) == plain
 
 
 def test_what_is_missing_is_named() -> None:

@@ -1,0 +1,108 @@
+"""Who is who: one Ed25519 key for each site and one for the coordinator.
+
+A key is made where it is used and never travels. The others know its public half, 32 bytes,
+from a file that everybody in the federation has and that nobody changes during a run:
+
+    {"coordinator": "9f2c...", "sites": {"north": "51aa...", "south": "07e1..."}}
+
+What is signed carries a *purpose*, so that a signature made for one thing never counts for
+another: signature = Ed25519(len(purpose), purpose, message), RFC 8032.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from protocol.errors import PrivacyError, SettingsError
+
+KEY_BYTES = 32
+SITE_KEY, COORDINATOR_KEY, FEDERATION = "site.key", "coordinator.key", "federation.json"
+"""Where they lie: in a site's state folder, in the coordinator's run folder, and beside either."""
+
+
+class Signer:
+    """A private key at work; the key itself does not come out."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public = key.public_key().public_bytes_raw()
+
+    def sign(self, purpose: str, message: bytes) -> bytes:
+        """Return the signature, 64 bytes."""
+        return self._key.sign(_framed(purpose, message))
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The public keys of a federation, as this machine was told them."""
+
+    coordinator: bytes
+    sites: Mapping[str, bytes]
+
+    def of(self, site: str) -> bytes:
+        """Return a site's public key; `PrivacyError` for a site that is not in the federation."""
+        if site not in self.sites:
+            raise PrivacyError(f"site '{site}' is not in this federation: ask the coordinator who it is")
+        return self.sites[site]
+
+
+def signer(path: Path) -> Signer:
+    """Read the private key in `path`, or make one there that only its owner may read (0600)."""
+    try:
+        if not path.exists():
+            _create(path)
+        return Signer(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: cannot use this key ({error}): restore it, or join anew") from error
+
+
+def verified(public: bytes, purpose: str, message: bytes, signature: bytes) -> bool:
+    """Say whether `signature` is `public`'s on `message` for `purpose`; False for any bytes that are not."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(purpose, message))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def read_pins(path: Path) -> Pins:
+    """Read a federation's public keys; `SettingsError` where the file is not one of these."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        keys = {str(site): _public(text) for site, text in plain["sites"].items()}
+        return Pins(_public(plain["coordinator"]), keys)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{path}: not a federation's public keys ({error!r}): fetch it again") from error
+
+
+def write_pins(path: Path, pins: Pins) -> None:
+    """Write what `read_pins` reads."""
+    sites = {site: key.hex() for site, key in pins.sites.items()}
+    path.write_text(json.dumps({"coordinator": pins.coordinator.hex(), "sites": sites}, indent=1))
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(Ed25519PrivateKey.generate().private_bytes_raw())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _public(text: str) -> bytes:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_BYTES:
+        msg = f"a public key has {KEY_BYTES} bytes, not {len(key)}"
+        raise ValueError(msg)
+    return key
+
+
+def _framed(purpose: str, message: bytes) -> bytes:
+    name = purpose.encode()
+    return len(name).to_bytes(2, "big") + name + message
