@@ -123,13 +123,15 @@ def _rounds_so_far(path: Path) -> tuple[Round, ...]:
 
 
 def _plain(thing: Any) -> Any:
-    if is_dataclass(thing):
-        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
-    if isinstance(thing, Mapping):
-        return {key: _plain(value) for key, value in thing.items()}
+    if isinstance(thing, float):  # first, since tallies make most of a record
+        return thing if math.isfinite(thing) else str(thing)
     if isinstance(thing, tuple):
         return [_plain(value) for value in thing]
-    return str(thing) if isinstance(thing, float) and not math.isfinite(thing) else thing
+    if isinstance(thing, Mapping):
+        return {key: _plain(value) for key, value in thing.items()}
+    if is_dataclass(thing):
+        return {each.name: _plain(getattr(thing, each.name)) for each in fields(thing)}
+    return thing
 
 
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, UpdateError)
