@@ -58,9 +58,15 @@ class Patient:
 def sites(root: Path, recipe: Recipe) -> list[str]:
     """Return the folders of `root` that hold patients.
 
-    Raises `DataError` where the recipe names a scan or a label map that none of them has.
+    Raises `DataError` for a folder without patients beside others that have some, and where the
+    recipe names a scan or a label map that nobody has. Names that begin with a dot are passed over.
     """
-    folders = {path.name: _patients(path) for path in root.iterdir() if path.is_dir()}
+    found = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = {path.name: _patients(path) for path in found}
+    nobody = sorted(site for site, paths in folders.items() if not paths)
+    if nobody and len(nobody) < len(folders):
+        msg = f"site '{nobody[0]}' has no patient folders: fill it, or take the folder away"
+        raise DataError(msg)
     everybody = [path for paths in folders.values() for path in paths]
     files = {file.name.partition(".")[0] for path in everybody for file in path.iterdir()}
     images = [name for name, modality in recipe.modalities.items() if modality.kind == "image"]
@@ -69,7 +75,7 @@ def sites(root: Path, recipe: Recipe) -> list[str]:
     if files and missing:
         msg = f"no site has a file '{missing[0]}.nii.gz': take it out of the recipe, or name the files so"
         raise DataError(msg)
-    return sorted(site for site, paths in folders.items() if paths)
+    return sorted(folders.keys() - nobody)
 
 
 def read(

@@ -368,3 +368,12 @@ def test_size_is_two_or_three_numbers(tmp_path: Path, size: tuple[int, ...]) -> 
 
     with pytest.raises(RecipeError, match=r"^data\.size: expected \[X, Y\]"):
         read_cohort(tmp_path, recipe("nifti", ("flair",), TUMOUR, size=size), "north")
+
+
+def test_a_site_without_patients_is_named_instead_of_left_out(tmp_path: Path) -> None:
+    write_site(tmp_path, "north")
+    (tmp_path / ".cache").mkdir()
+    assert list_sites(tmp_path, FLAT) == ["north"]
+    (tmp_path / "south").mkdir()
+    with pytest.raises(DataError, match="'south' has no patient folders: fill it"):
+        list_sites(tmp_path, FLAT)
