@@ -21,12 +21,25 @@ them when the Poisson draw is empty: which patients were drawn must not show. It
 float64, and the sum is rounded to a grid fixed beforehand: the low bits of a rounded sum
 tell its addends apart (Mironov: On Significance of the Least Significant Bits for
 Differential Privacy. CCS 2012); a grid point has at least 2^30 ways to come about.
+
+A row may also be bounded block by block, each block of parameters by itself (McMahan, Andrew,
+Erlingsson, Chien, Mironov, Papernot, Kairouz: A General Approach to Adding Differential Privacy
+to Iterative Training Procedures. 2018, arXiv 1812.06210). Block b of d_b parameters may move by
+
+    clip_norm_b = clip_norm * sqrt(share_b)        share_b = sqrt(d_b) / sum of all sqrt(d)
+
+so that a whole row still moves the sum by at most `clip_norm`, and noise and accounting stay as
+they are. A block that many rows lack (the encoder of a rare modality) then no longer competes
+with the shared parameters for its rows' norm. These shares minimise the sum over blocks of
+noise^2 / signal^2, which is d_b / share_b up to a factor, and follow from the model alone: shares
+that knew how many patients use a block would tell it.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Protocol
 
 import torch
 from opacus.grad_sample import GradSampleHooks  # pyright: ignore[reportMissingTypeStubs]
@@ -36,14 +49,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
-from privacy.noise import SecureGenerator
+from privacy.noise import on_grid
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 
 Losses = Callable[[dict[str, Tensor], Batch], Tensor]
 """Outputs by head and their batch -> `(B,)`, each case's own loss."""
 
-_GRID_BITS = 20
+
+class Noise(Protocol):
+    """Where noise comes from: `SecureGenerator`, or `ftrl.CorrelatedNoise` over one."""
+
+    def normal_(self, tensor: Tensor, std: float) -> Tensor:
+        """Fill a tensor with the next Gaussians of mean 0."""
+        ...
+
+
 _SHORT = 1 << 16
 """Elements whose squares float32 adds without losing the sixth digit."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -70,10 +91,14 @@ class PrivateGradient:
         clip_norm: float,
         noise_multiplier: float,
         expected_batch: float,
-        generator: SecureGenerator,
+        generator: Noise,
         mode: str = "auto",
+        *,
+        blocks: Sequence[Sequence[nn.Parameter]] = (),
     ) -> None:
         """Attach to `model`; `parameters` must hold all that are trainable.
+
+        `blocks` share them out: each is bounded by itself. By default all are one block.
 
         Raises:
             PrivacyError: where the influence of one row cannot be bounded.
@@ -83,7 +108,7 @@ class PrivateGradient:
         self._model = model
         self._parameters = [p for p in parameters if p.requires_grad]
         _require_boundable(model, self._parameters, mode)
-        self._clip_norm = clip_norm
+        self._blocks = _bounds(self._parameters, blocks or [self._parameters], clip_norm)
         self._noise_stddev = noise_multiplier * clip_norm
         self._expected_batch = expected_batch
         self._generator = generator
@@ -100,15 +125,15 @@ class PrivateGradient:
         for parameter in self._parameters:
             parameter.grad = _gradient(parameter)
         rows = self._rows(batch, losses) if batch is not None and len(batch) else []
-        shares = self._shares(rows)
+        factors = self._factors(rows)
         for place, parameter in enumerate(self._parameters):
             total = self._generator.normal_(
                 torch.empty(parameter.numel(), dtype=torch.float64), self._noise_stddev
             )
             total = total.to(parameter.device)
             if rows and (own := rows[place]) is not None:
-                total += shares.to(own) @ own
-            gradient = _on_grid(total, self._noise_stddev) / self._expected_batch
+                total += factors[place].to(own) @ own
+            gradient = on_grid(total, self._noise_stddev) / self._expected_batch
             _gradient(parameter).copy_(gradient.view_as(parameter))
 
     def close(self) -> None:
@@ -202,17 +227,22 @@ class PrivateGradient:
             vars(module).pop("max_batch_len", None)
 
     # -- Bounding ---------------------------------------------------------------------------
-    def _shares(self, rows: list[Tensor | None]) -> Tensor:
-        """Return `(B,)` factors that bound each row's norm; zero what is not finite, in place."""
-        present = [own for own in rows if own is not None]
-        if not present:
-            return torch.empty(0, dtype=torch.float64)
-        norms = torch.stack([_squares(own) for own in present]).sum(0).sqrt()
-        finite = norms.isfinite()
+    def _factors(self, rows: list[Tensor | None]) -> dict[int, Tensor]:
+        """Return each used parameter's `(B,)` factors; zero rows that are not finite, in place."""
+        squares = {place: _squares(own) for place, own in enumerate(rows) if own is not None}
+        if not squares:
+            return {}
+        finite = torch.stack(list(squares.values())).sum(0).isfinite()
         if not finite.all():
-            for own in present:
-                own[~finite] = 0
-        return torch.where(finite, (self._clip_norm / norms).clamp(max=1), 0)
+            for place in squares:
+                rows[place][~finite] = 0  # pyright: ignore[reportOptionalSubscript]
+        factors: dict[int, Tensor] = {}
+        for places, bound in self._blocks:
+            used = [place for place in places if place in squares]
+            if used:
+                norms = torch.stack([squares[place] for place in used]).sum(0).sqrt()
+                factors |= dict.fromkeys(used, torch.where(finite, (bound / norms).clamp(max=1), 0))
+        return factors
 
     # -- Refusals ---------------------------------------------------------------------------
     def _require_aligned(self, cases: int) -> dict[nn.Module, int]:
@@ -295,6 +325,24 @@ _HOOKS: Mapping[str, Callable[[nn.Module], GradSampleHooks | None]] = {
 }
 
 
+def shares(sizes: Sequence[int]) -> list[float]:
+    """Share the squared clip norm out over blocks of so many parameters; the shares add up to 1."""
+    roots = [math.sqrt(size) for size in sizes]
+    return [root / sum(roots) for root in roots]
+
+
+def _bounds(
+    parameters: list[nn.Parameter], blocks: Sequence[Sequence[nn.Parameter]], clip_norm: float
+) -> list[tuple[list[int], float]]:
+    """Return each block's places in `parameters` and its clip norm."""
+    place = {parameter: index for index, parameter in enumerate(parameters)}
+    places = [[place[p] for p in block if p in place] for block in blocks]
+    if sorted(chain(*places)) != list(range(len(parameters))):
+        raise PrivacyError("every trainable parameter must be in one block, and in one only")
+    sizes = [sum(parameters[index].numel() for index in block) for block in places]
+    return [(block, clip_norm * math.sqrt(share)) for block, share in zip(places, shares(sizes), strict=True)]
+
+
 def _require_boundable(model: nn.Module, parameters: list[nn.Parameter], mode: str) -> None:
     if mode not in _HOOKS:
         raise PrivacyError(f"privacy.mode: {mode!r} is not one of {', '.join(_HOOKS)}")
@@ -372,10 +420,3 @@ def _squares(rows: Tensor) -> Tensor:
     """Return each row's squared norm, `(B, n)` -> float64 `(B,)`."""
     parts = [part.norm(dim=1).double().square() for part in rows.split(_SHORT, 1)]
     return torch.stack(parts).sum(0)
-
-
-def _on_grid(total: Tensor, noise_stddev: float) -> Tensor:
-    if not noise_stddev:
-        return total
-    step = 2.0 ** (math.floor(math.log2(noise_stddev)) - _GRID_BITS)
-    return total.div_(step).round_().mul_(step)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from privacy.dpsgd import PrivateGradient
+from privacy.dpsgd import PrivateGradient, shares
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
-from tests.privacy.neighbours import CLIP_NORM, plain_loop, released
+from tests.privacy.neighbours import CLIP_NORM, blocks_of, plain_loop, released
 from tests.privacy.networks import Everything, Plain, built, cases, losses
 
 MODES = ("auto", "hooks", "functorch", "ew")
@@ -99,6 +99,57 @@ def test_a_module_under_two_names_counts_its_rows_once() -> None:
 
     model = built(Tied)
     assert same(released(model, cases(3), losses), plain_loop(model, cases(3), losses))
+
+
+# -- Group by group --------------------------------------------------------------------------
+def plain_blocks(model: nn.Module, batch: Batch) -> Tensor:
+    """The same, one row and one block at a time."""
+    total = []
+    blocks = blocks_of(model)
+    roots = [sum(p.numel() for p in block) ** 0.5 for block in blocks]
+    for block, root in zip(blocks, roots, strict=True):
+        bound, whole = CLIP_NORM * (root / sum(roots)) ** 0.5, torch.zeros(())
+        for row in range(len(batch)):
+            one = batch.map(lambda x, row=row: x[row : row + 1])
+            found = torch.autograd.grad(
+                losses(model(one), one).sum(), block, allow_unused=True, materialize_grads=True
+            )
+            own = torch.cat([g.flatten() for g in found]).double()
+            whole = whole + own * min(1.0, bound / max(float(own.norm()), 1e-30))
+        total.append(whole)
+    return torch.cat(total)
+
+
+def test_blocks_are_bounded_one_at_a_time() -> None:
+    model, batch = built(Everything), cases(4)
+    batch.present[:2, 0] = False
+    parameters = [p for block in blocks_of(model) for p in block]
+    with closing(
+        PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), blocks=blocks_of(model))
+    ) as gradient:
+        gradient(batch, losses)
+    found = torch.cat([p.grad.flatten() for p in parameters]).double()
+    assert same(found, plain_blocks(model, batch))
+
+
+def test_shares_add_up_to_one_and_favour_small_blocks() -> None:
+    few, many = shares([100, 10_000])
+    assert few + many == pytest.approx(1)
+    assert 100 / 10_100 < few < 0.5
+
+
+def test_a_broken_record_is_left_out_of_every_block() -> None:
+    model, batch = built(Everything), cases(3)
+    batch.inputs["a"][1] = torch.nan
+    kept = batch.map(lambda x: x[[0, 2]])
+    assert same(released(model, batch, losses, per_group=True), released(model, kept, losses, per_group=True))
+
+
+@pytest.mark.parametrize("change", [lambda blocks: blocks[1:], lambda blocks: [*blocks, blocks[0]]])
+def test_blocks_that_leave_out_or_repeat_a_parameter_are_refused(change) -> None:  # noqa: ANN001
+    model = built(Plain)
+    with pytest.raises(PrivacyError, match="in one block, and in one only"):
+        opened(model, blocks=change(blocks_of(model)))
 
 
 # -- Where it is written ---------------------------------------------------------------------
