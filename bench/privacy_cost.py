@@ -33,7 +33,7 @@ from protocol.errors import PrivacyError
 from protocol.recipe import Head, Modality, Part, Recipe
 
 MODES = ("auto", "hooks", "functorch", "ew")
-TURNS = 5
+TURNS = 3
 IMAGES = {name: Modality() for name in ("flair", "t1", "t1c", "t2")}
 TABLE = {"table": Modality("table", 39)}
 TUMOUR = {"y": Head("segmentation", 1, Part("dice_ce"))}

@@ -1,6 +1,7 @@
 """Private rounds at a site: other mechanisms than plain DP-SGD, as whole runs."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from client import training
-from client.app import ANSWERS
 from client.site import Site, open_site
 from client.spending import planned
 from client.training import correlated, private
@@ -18,8 +18,9 @@ from privacy.accounting import Event, epsilon
 from privacy.dpsgd import PrivateGradient
 from privacy.ftrl import influence
 from protocol.errors import RecipeError
-from protocol.messages import Reply, Task
+from protocol.messages import Task
 from protocol.recipe import Part, Privacy, Recipe, Training, dump_recipe, load_recipe
+from protocol.update import Update
 from server.report import render
 from tests.federation import Federation, cohorts, recipe
 from tests.privacy.test_ftrl import matrix
@@ -51,6 +52,7 @@ def test_a_run_with_correlated_noise_says_what_it_spent(federation: Federation) 
         assert 0 <= north.epsilon - north.epsilon_pld <= 0.012
 
 
+@pytest.mark.slow
 def test_the_budget_is_turned_into_an_epochs_noise(federation: Federation) -> None:
     private = Privacy(epsilon=8.0, mechanism="ftrl")
     whole = recipe(privacy=private, training=Training(batch=2, epochs=2))
@@ -89,43 +91,34 @@ def test_noise_is_correlated_over_the_steps_of_all_rounds(federation: Federation
     assert abs(seen_in_c(site, forgets=True) - np.eye(8)).max() > 0.2
 
 
-def test_what_is_still_to_be_taken_back_stays_at_the_site_and_is_its_owners(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[Reply] = []
+def rounds_at(federation: Federation, *numbers: int) -> list[Update]:
+    """What north answers in rounds of these numbers, one after the other."""
+    text = dump_recipe(FTRL)
+    site = open_site(federation.settings("run", "north"), text)
+    vectors = {group: vector.clone() for group, vector in site.flat.vectors.items()}
+    found = []
+    for place, number in enumerate(numbers):
+        update = honest_train(site, Task("train", "run", number, text, f"attempt{place}", vectors)).update
+        found.append(replace(update, deltas={g: v.clone() for g, v in update.deltas.items()}))
+    return found
 
-    def watched(site: Site, task: Task) -> Reply:
-        sent.append(honest_train(site, task))
-        return sent[-1]
 
-    monkeypatch.setitem(ANSWERS, "train", watched)
-    federation.run(FTRL)
+def test_what_is_still_to_be_taken_back_stays_at_the_site_and_is_its_owners(federation: Federation) -> None:
+    sent = rounds_at(federation, 1, 2)
     left = [load_file(path) for path in memories(federation, "north")]
-    assert len(left) == 2
+    assert [memory["noise/past"].shape[0] for memory in left] == [2, 2]
     assert torch.equal(left[0]["noise/slots"], left[1]["noise/slots"])
-    assert left[1]["noise/past"].shape[0] == 2
     assert not torch.equal(left[0]["noise/past"], left[1]["noise/past"])
     assert {stat.S_IMODE(path.stat().st_mode) for path in memories(federation, "north")} == {0o600}
-    assert all(
-        not reply.update.extras and "noise" not in str(reply.facts.keys() - {"noise_multiplier"})
-        for reply in sent
-    )
+    assert all(not update.extras and "noise" not in update.deltas for update in sent)
 
 
-def test_a_repeated_round_starts_from_the_noise_that_the_first_attempt_started_from(
-    federation: Federation,
-) -> None:
-    """And draws anew: the same noise under two gradients would cancel."""
-    federation.run(FTRL)
-    site = open_site(federation.settings("run", "north"), dump_recipe(FTRL))
-    vectors = {group: vector.clone() for group, vector in site.flat.vectors.items()}
-    ends, slots = [], []
-    for attempt in "ab":
-        reply = honest_train(site, Task("train", "run", 2, dump_recipe(FTRL), attempt, vectors))
-        ends.append(reply.update.deltas["shared"].clone())
-        slots.append(load_file(memories(federation, "north")[-1])["noise/slots"])
+def test_a_repeated_round_goes_on_from_the_same_past_with_fresh_noise(federation: Federation) -> None:
+    """The same noise under two gradients would cancel."""
+    _, first, second = rounds_at(federation, 1, 2, 2)
+    slots = [load_file(path)["noise/slots"] for path in memories(federation, "north")]
     assert torch.equal(*slots)
-    assert not (ends[0] == ends[1]).float().mean() > 0.01
+    assert not (first.deltas["shared"] == second.deltas["shared"]).float().mean() > 0.01
 
 
 def test_ftrl_takes_whole_epochs() -> None:

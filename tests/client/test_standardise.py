@@ -101,6 +101,7 @@ def test_moments_without_noise_are_caught(federation: Federation, monkeypatch: p
         test_moments_are_noised(federation)
 
 
+@pytest.mark.slow
 def test_training_gets_what_the_statistics_leave(federation: Federation) -> None:
     found = {
         noise: planned(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 from tests.privacy.neighbours import CLIP_NORM, blocks_of, plain_loop, released
-from tests.privacy.networks import Everything, Plain, built, cases, losses
+from tests.privacy.networks import CONVOLUTION, Everything, Plain, built, cases, losses
 
 MODES = ("auto", "hooks", "functorch", "ew")
 
@@ -459,3 +460,57 @@ def test_a_model_that_evaluates_is_refused() -> None:
 def test_a_loss_that_couples_cases_is_refused(mutant, message: str) -> None:  # noqa: ANN001
     with closing(opened(built(Plain))) as gradient, pytest.raises(PrivacyError, match=message):
         gradient(cases(4), mutant)
+
+
+# -- What autograd is spared -----------------------------------------------------------------------
+class Unbiased(Plain):
+    """A first layer without a bias: of data and a hidden weight nothing asks for a gradient."""
+
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__(dims)
+        self.convolution = CONVOLUTION[dims](1, 4, 3, padding=1, bias=False)
+
+
+@pytest.mark.parametrize("kind", [Everything, Unbiased])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_later_steps_are_bounded_as_the_first(kind: type[nn.Module], dims: int) -> None:
+    """Whatever rows lack what, and after a step whose batch had less than all."""
+    model = built(lambda: kind(dims))
+    batches = [cases(rows, dims, size=4, seed=rows) for rows in (4, 3, 1, 2, 5)]
+    for batch, absent in zip(batches, ([], [0], [], [0, 2], [1]), strict=True):
+        batch.present[:, absent] = False
+    expected = [plain_loop(model, batch, losses) for batch in batches]
+    with closing(opened(model)) as gradient:
+        for batch, right in zip(batches, expected, strict=True):
+            gradient(batch, losses)
+            assert same(gradient_of(model), right)
+
+
+def test_sums_of_row_gradients_are_taken_until_they_are_checked_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, summed = built(Everything), []
+    honest = PrivateGradient._require_complete
+
+    def watched(self: PrivateGradient, rows: list[Tensor | None]) -> None:
+        summed.append(model.shared.weight.grad is not None)
+        honest(self, rows)
+
+    monkeypatch.setattr(PrivateGradient, "_require_complete", watched)
+    with closing(opened(model)) as gradient:
+        for _ in range(2):
+            gradient(cases(3), losses)
+    assert summed == [True, False]
+
+
+def test_a_forward_that_fails_leaves_every_weight_in_view() -> None:
+    model, batch = built(Plain), cases(3)
+    expected = plain_loop(model, batch, losses)
+    wrong = replace(batch, inputs={"a": torch.zeros(3, 5, 8, 8)})
+    with closing(opened(model)) as gradient:
+        gradient(batch, losses)
+        with pytest.raises(RuntimeError, match="channels"):
+            gradient(wrong, losses)
+        assert all(p.requires_grad for p in model.parameters())
+        gradient(batch, losses)
+        assert same(gradient_of(model), expected)
