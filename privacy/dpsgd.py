@@ -46,8 +46,8 @@ from opacus.grad_sample import GradSampleHooks  # pyright: ignore[reportMissingT
 from opacus.grad_sample.conv import compute_conv_grad_sample  # pyright: ignore[reportMissingTypeStubs]
 from opacus.validators import ModuleValidator  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-from torch.nn.utils._expanded_weights.conv_utils import unfold3d
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
 from privacy.noise import on_grid
@@ -331,27 +331,34 @@ class _Sparing:
 
 
 class _GroupedHooks(GradSampleHooks):
-    """Opacus' hooks, with convolutions row by row: 3D ones unfolded, others as one grouped convolution."""
+    """Opacus' hooks, with convolutions of any kind by one grouped convolution."""
 
 
-def _unfolds(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv3d) and layer.groups == 1 and set(layer.dilation) == {1}
+def _volume_rows(layer: nn.Conv3d, x: Tensor, backprops: Tensor) -> Tensor:
+    """Return `(B, O, I, *kernel)`: each row's output gradient `(B, O, *sp)` is a kernel over its input."""
+    rows, outputs = backprops.shape[:2]
+    kernels = backprops.reshape(rows * outputs, 1, *backprops.shape[2:])
+    found = functional.conv3d(
+        x.transpose(0, 1), kernels, None, layer.dilation, layer.padding, layer.stride, rows
+    )
+    for axis, size in enumerate(layer.kernel_size, 2):  # a stride that does not divide leaves a rim
+        found = found.narrow(axis, 0, size)
+    return found.reshape(len(found), rows, outputs, *layer.kernel_size).movedim(0, 2)
 
 
 def _convolution_rows(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
     """Each row's gradient of a convolution `(B, O, *sp)`, by what measured fastest (`bench.privacy_cost`).
 
-    Rows become groups of one big convolution, which costs what the batch's own gradient costs. In
-    volumes, where that kind is slow on a CPU, patches times output gradients as one product of
-    matrices a row.
+    Rows become groups of one big convolution: of its backward pass, which costs what the batch's own
+    gradient costs, or in volumes, where that kind is slow on a CPU, of its forward pass with the
+    output gradients as kernels.
     """
     if isinstance(layer.padding, str):
         return compute_conv_grad_sample(layer, activations, backprops)
     x, weight, rows = activations[0], layer.weight, len(backprops)
     found: dict[nn.Parameter, Tensor] = {}
-    if weight.requires_grad and _unfolds(layer):
-        patches = unfold3d(x, layer.kernel_size, layer.padding, layer.stride, layer.dilation)
-        found[weight] = torch.bmm(backprops.flatten(2), patches.transpose(1, 2)).view(rows, *weight.shape)
+    if weight.requires_grad and isinstance(layer, nn.Conv3d) and layer.groups == 1:
+        found[weight] = _volume_rows(layer, x, backprops)
     elif weight.requires_grad:
         gradient = torch.ops.aten.convolution_backward(
             backprops.reshape(1, -1, *backprops.shape[2:]),
