@@ -57,6 +57,8 @@ STUDIES = {
             "pooled": ("lgg_pooled", ()),
             "owners, epsilon 8": ("lgg_seg", _private(8)),
             "owners, epsilon 3": ("lgg_seg", _private(3)),
+            "by group, epsilon 8": ("lgg_seg", (*_private(8), "privacy.clipping=per_group")),
+            "by group, epsilon 3": ("lgg_seg", (*_private(3), "privacy.clipping=per_group")),
         },
         "tumour/dice",
         (42, 43, 44),

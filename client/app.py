@@ -17,6 +17,7 @@ from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.settings import Settings, from_node_config
 from client.site import Site, open_site
+from client.standardise import standardised
 from client.training import train
 from protocol.errors import ConsiliumError
 from protocol.messages import Reply, Task, pack_reply, unpack_task
@@ -37,6 +38,7 @@ def describe(site: Site, task: Task) -> Reply:
 
 def evaluate(site: Site, task: Task) -> Reply:
     """Score the given parameters (or the site's own personal model) on a split."""
+    site = standardised(site, task)
     kept = memory.recall(site.folder(task.run), task.round + 1)
     site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None

@@ -3,6 +3,9 @@
 One safetensors file a round, written atomically; the two newest stay. A task of round `r`
 reads the newest file *older* than `r`, so that a round which is asked again (the server was
 killed after the site had answered) starts from exactly what the first attempt started from.
+
+Only their owner may read them (0600): a private run keeps noise here that is still to be taken
+back (`privacy.ftrl`).
 """
 
 import os
@@ -45,7 +48,8 @@ def remember(folder: Path, number: int, memory: Mapping[str, Vectors]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     flat = {f"{name}/{group}": v.cpu() for name, vectors in memory.items() for group, v in vectors.items()}
     partial = folder / f"{_name(number)}.partial"
-    with partial.open("wb") as file:
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
         file.write(save(flat))
         file.flush()
         os.fsync(file.fileno())

@@ -3,8 +3,9 @@
 Without privacy: shuffled passes, each epoch a permutation that follows from (recipe seed,
 site, epoch) alone. Nothing has to be stored to resume, and two engines agree.
 
-With privacy: every patient by an independent coin (Poisson), and of a drawn patient one
-case, from a generator that no recipe reaches (`privacy.noise`).
+With privacy: every patient by an independent coin (Poisson), or each in the one step of an
+epoch that is its slot (`privacy.ftrl`), and of a drawn patient one case, from a generator that
+no recipe reaches (`privacy.noise`).
 """
 
 import hashlib
@@ -44,6 +45,17 @@ def shuffled(rows: Tensor, training: Training, seed: tuple[object, ...], number:
 def poisson(cases_of: list[Tensor], rate: float, steps: int, generator: SecureGenerator) -> Iterator[Tensor]:
     """Yield `steps` batches of at most one case of each patient; `cases_of[p]` are p's rows."""
     for _ in range(steps):
-        drawn = generator.poisson_sample(len(cases_of), rate)
-        rows = [cases_of[p][generator.randint(len(cases_of[p]), 1)] for p in drawn.tolist()]
-        yield torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)
+        yield _one_case_each(cases_of, generator.poisson_sample(len(cases_of), rate), generator)
+
+
+def in_turn(
+    cases_of: list[Tensor], slots: Tensor, steps: int, epochs: int, generator: SecureGenerator
+) -> Iterator[Tensor]:
+    """Yield `epochs` of `steps` batches; patient `p` has one case in batch `slots[p]` of each epoch."""
+    for step in range(epochs * steps):
+        yield _one_case_each(cases_of, (slots == step % steps).nonzero().view(-1), generator)
+
+
+def _one_case_each(cases_of: list[Tensor], patients: Tensor, generator: SecureGenerator) -> Tensor:
+    rows = [cases_of[p][generator.randint(len(cases_of[p]), 1)] for p in patients.tolist()]
+    return torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)

@@ -6,6 +6,8 @@ every round. The ledger reserves the round first; what would exceed the budget i
 """
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,18 +17,24 @@ from torch import Tensor
 from client.site import Site
 from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
 from privacy.ledger import Ledger
+from privacy.statistics import price
 from protocol.errors import BudgetError
 from protocol.messages import Task
+from protocol.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Spending:
-    """One round's private steps: the event, its delta, and the patients' rows."""
+    """One round's private steps: the event, its delta, and the patients' rows.
+
+    `slots`: steps of an epoch in which each patient takes part once (`privacy.ftrl`); 0: Poisson.
+    """
 
     event: Event
     delta: float
     expected_batch: float
     cases_of: list[Tensor]
+    slots: int = 0
 
 
 def reserve(site: Site, task: Task) -> Spending | None:
@@ -35,16 +43,26 @@ def reserve(site: Site, task: Task) -> Spending | None:
     if budget is None:
         return None
     spending = planned(site)
-    ledger = _ledger(site)
-    if ledger.would_exceed(budget, spending.delta, spending.event):
-        spent_so_far = epsilon(tuple(ledger.events()), spending.delta)
-        msg = (
-            f"round {task.round} would exceed epsilon {budget:g} at delta {spending.delta:.3g} "
-            f"(spent {spent_so_far:.3f}): raise privacy.epsilon, or let the run go on without this site"
-        )
-        raise BudgetError(msg)
-    ledger.reserve(_entry(task), task.round, spending.event)
+    _reserve(site, task, task.round, spending.event)
     return spending
+
+
+@contextmanager
+def pay(site: Site, task: Task) -> Generator[None]:
+    """Reserve the recipe's statistics as round 0 and commit them at the end; `BudgetError` before."""
+    events = statistics(site.recipe).values()
+    for event in events:
+        _reserve(site, task, 0, event)
+    yield
+    for event in events:
+        _ledger(site).commit(_entry(task), 0, event.steps)
+
+
+def statistics(recipe: Recipe) -> dict[str, Event]:
+    """Return table -> what its moments cost; {} where none are taken."""
+    noise = recipe.privacy.statistics_noise
+    tables = [name for name, modality in recipe.modalities.items() if modality.kind == "table"]
+    return {} if noise is None else {name: price(noise) for name in tables}
 
 
 def commit(site: Site, task: Task, spending: Spending) -> None:
@@ -71,14 +89,32 @@ def planned(site: Site) -> Spending:
     patients = len(cases_of)
     rate = privacy.sampling_rate or min(1.0, recipe.training.batch / patients)
     steps = recipe.training.steps or recipe.training.epochs * math.ceil(1 / rate)
+    slots = math.ceil(1 / rate) if privacy.mechanism == "ftrl" else 0
+    expected = patients / slots if slots else rate * patients
+    if slots:  # an epoch is one event, and nothing is gained from drawing
+        rate, steps = 1.0, recipe.training.epochs
     delta = privacy.delta or 1 / (10 * patients)
-    noise = privacy.noise_multiplier or _least_noise(privacy.epsilon or 0, delta, rate, steps * recipe.rounds)
-    return Spending(Event(noise, rate, steps), delta, rate * patients, cases_of)
+    before = tuple(statistics(recipe).values())
+    budget = privacy.epsilon or 0
+    noise = privacy.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
+    return Spending(Event(noise, rate, steps), delta, expected, cases_of, slots)
 
 
 @lru_cache(maxsize=256)
-def _least_noise(budget: float, delta: float, rate: float, steps: int) -> float:
-    return calibrate(budget, delta, rate, steps)
+def _least_noise(budget: float, delta: float, rate: float, steps: int, before: tuple[Event, ...]) -> float:
+    return calibrate(budget, delta, rate, steps, before)
+
+
+def _reserve(site: Site, task: Task, number: int, event: Event) -> None:
+    ledger, budget, delta = _ledger(site), site.recipe.privacy.epsilon or 0, planned(site).delta
+    if ledger.would_exceed(budget, delta, event):
+        spent_so_far = epsilon(tuple(ledger.events()), delta)
+        msg = (
+            f"round {number} would exceed epsilon {budget:g} at delta {delta:.3g} "
+            f"(spent {spent_so_far:.3f}): raise privacy.epsilon, or let the run go on without this site"
+        )
+        raise BudgetError(msg)
+    ledger.reserve(_entry(task), number, event)
 
 
 def _ledger(site: Site) -> Ledger:

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from client import memory
 from client.egress import release
-from client.sampling import poisson, seeded, shuffled
+from client.sampling import in_turn, poisson, seeded, shuffled
 from client.site import Site
 from client.spending import Spending, commit, reserve, spent
+from client.standardise import standardised
 from models.masking import modality_dropout
 from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
+from privacy.ftrl import Stream, stream
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.errors import DataError
@@ -46,6 +48,7 @@ def train(site: Site, task: Task) -> Reply:
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
+    site = standardised(site, task)
     spending = reserve(site, task)
     here = partial(_moved, device=site.settings.device)
     task = replace(task, vectors=here(task.vectors), received={n: here(v) for n, v in task.received.items()})
@@ -74,7 +77,8 @@ def _global(
     flat, local = site.flat, site.local
     start = task.vectors | flat.initial | kept.get(PRIVATE, {})
     flat.load(start)
-    source = plain(site, task.round) if spending is None else private(site, spending)
+    noise = None if spending is None or not spending.slots else correlated(site, spending, kept)
+    source = plain(site, task.round) if spending is None else private(site, spending, noise)
 
     def correct(group: str, grad: Tensor, here: Tensor) -> None:
         if local.correct is not None and group != PRIVATE:
@@ -88,6 +92,8 @@ def _global(
             task.vectors, here, task.received, kept, steps, site.recipe.training.rate
         )
         kept = kept | learned
+    if noise is not None:
+        kept = kept | {"noise": noise.memory()}
     if PRIVATE in flat.vectors:
         kept = kept | {PRIVATE: {PRIVATE: flat.vectors[PRIVATE].clone()}}
     # In place: the model's own memory becomes the update, and the next task overwrites it.
@@ -138,26 +144,42 @@ def plain(site: Site, number: int) -> Losses:
         yield loss.detach()
 
 
-def private(site: Site, spending: Spending) -> Losses:
-    """Leave the noisy gradient of each Poisson batch of patients (Abadi et al., CCS 2016)."""
+def correlated(site: Site, spending: Spending, kept: dict[str, Vectors]) -> Stream:
+    """Go on with the noise and the slots that the last round left."""
+    memory = {name: vector.cpu() for name, vector in kept.get("noise", {}).items()}
+    size = sum(site.flat.layout.size(group) for group in trained(site))
+    bands = site.recipe.privacy.bands
+    return stream(memory, len(spending.cases_of), spending.slots, size, bands)
+
+
+def private(site: Site, spending: Spending, noise: Stream | None = None) -> Losses:
+    """Leave the noisy gradient of each batch of patients: Poisson ones, or `noise`'s in turn."""
     recipe, flat, generator = site.recipe, site.flat, SecureGenerator()
     changes = torch.Generator().manual_seed(int(generator.randint(2**31, 1)))
-    flat.train_only(trained(site))
+    groups, event = trained(site), spending.event
+    flat.train_only(groups)
+    blocks = [flat.parameters([group]) for group in groups] if recipe.privacy.clipping == "per_group" else ()
 
     def losses(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
         return case_losses(outputs, batch, recipe.heads, site.objectives)
 
     gradient = PrivateGradient(
         flat.model,
-        flat.parameters(trained(site)),
+        flat.parameters(groups),
         recipe.privacy.clip_norm,
-        spending.event.noise_multiplier,
+        event.noise_multiplier * (noise.influence if noise else 1.0),
         spending.expected_batch,
-        generator,
+        noise.noise if noise else generator,
         recipe.privacy.mode,
+        blocks=blocks,
+    )
+    batches = (
+        in_turn(spending.cases_of, noise.slots, spending.slots, event.steps, generator)
+        if noise
+        else poisson(spending.cases_of, event.sampling_rate, event.steps, generator)
     )
     with closing(gradient):
-        for rows in poisson(spending.cases_of, spending.event.sampling_rate, spending.event.steps, generator):
+        for rows in batches:
             batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
             gradient(on_device(site, batch) if len(rows) else None, losses)
             # No noise covers a loss: under privacy nobody learns it, the site's own log included.

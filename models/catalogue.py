@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 
 from models.base import MultiModal
-from models.objectives import OBJECTIVES, Objective
+from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.parallel_unet import parallel_unet
@@ -53,13 +53,19 @@ def build_model(recipe: Recipe) -> MultiModal:
 
 
 def build_objectives(recipe: Recipe) -> dict[str, Objective]:
-    """Return head -> objective; RecipeError where one does not fit its head."""
+    """Return head -> objective; RecipeError where one does not fit its head.
+
+    Raises PrivacyError where training is private and an objective couples cases: here, so that
+    nothing is reserved in a ledger for a step that cannot be taken.
+    """
     objectives = {
         name: build(OBJECTIVES, head.objective, f"heads.{name}.objective")
         for name, head in recipe.heads.items()
     }
     for name, head in recipe.heads.items():
         _check_fit(name, head, objectives[name])
+        if recipe.privacy.epsilon is not None:
+            refuse_coupling(name, head, objectives[name])
     return objectives
 
 

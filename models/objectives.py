@@ -55,7 +55,7 @@ def case_losses(
     """
     total = torch.zeros(len(batch), device=batch.present.device)
     for name, head in heads.items():
-        _refuse_coupling(name, head, objectives[name])
+        refuse_coupling(name, head, objectives[name])
         has, target = batch.labelled[name], batch.targets[name]
         known = torch.where(rows(has, target), target, 0)
         losses = torch.where(has, objectives[name].function(outputs[name], known), 0.0)
@@ -208,7 +208,8 @@ def _is_binary(head: Head) -> bool:
     return head.kind == "segmentation" or (head.kind == "classification" and head.classes == 1)
 
 
-def _refuse_coupling(name: str, head: Head, objective: Objective) -> None:
+def refuse_coupling(name: str, head: Head, objective: Objective) -> None:
+    """Raise PrivacyError, with the alternative, for an objective that couples cases."""
     if objective.coupling != "case":
         raise PrivacyError(
             f"heads.{name}.objective: '{head.objective.name}' couples the cases of a {objective.coupling}, "

@@ -21,29 +21,51 @@ them when the Poisson draw is empty: which patients were drawn must not show. It
 float64, and the sum is rounded to a grid fixed beforehand: the low bits of a rounded sum
 tell its addends apart (Mironov: On Significance of the Least Significant Bits for
 Differential Privacy. CCS 2012); a grid point has at least 2^30 ways to come about.
+
+A row may also be bounded block by block, each block of parameters by itself (McMahan, Andrew,
+Erlingsson, Chien, Mironov, Papernot, Kairouz: A General Approach to Adding Differential Privacy
+to Iterative Training Procedures. 2018, arXiv 1812.06210). Block b of d_b parameters may move by
+
+    clip_norm_b = clip_norm * sqrt(share_b)        share_b = sqrt(d_b) / sum of all sqrt(d)
+
+so that a whole row still moves the sum by at most `clip_norm`, and noise and accounting stay as
+they are. A block that many rows lack (the encoder of a rare modality) then no longer competes
+with the shared parameters for its rows' norm. These shares minimise the sum over blocks of
+noise^2 / signal^2, which is d_b / share_b up to a factor, and follow from the model alone: shares
+that knew how many patients use a block would tell it.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Protocol
 
 import torch
 from opacus.grad_sample import GradSampleHooks  # pyright: ignore[reportMissingTypeStubs]
 from opacus.grad_sample.conv import compute_conv_grad_sample  # pyright: ignore[reportMissingTypeStubs]
 from opacus.validators import ModuleValidator  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
-from privacy.noise import SecureGenerator
+from privacy.noise import on_grid
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 
 Losses = Callable[[dict[str, Tensor], Batch], Tensor]
 """Outputs by head and their batch -> `(B,)`, each case's own loss."""
 
-_GRID_BITS = 20
+
+class Noise(Protocol):
+    """Where noise comes from: `SecureGenerator`, or `ftrl.CorrelatedNoise` over one."""
+
+    def normal_(self, tensor: Tensor, std: float) -> Tensor:
+        """Fill a tensor with the next Gaussians of mean 0."""
+        ...
+
+
 _SHORT = 1 << 16
 """Elements whose squares float32 adds without losing the sixth digit."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -70,10 +92,14 @@ class PrivateGradient:
         clip_norm: float,
         noise_multiplier: float,
         expected_batch: float,
-        generator: SecureGenerator,
+        generator: Noise,
         mode: str = "auto",
+        *,
+        blocks: Sequence[Sequence[nn.Parameter]] = (),
     ) -> None:
         """Attach to `model`; `parameters` must hold all that are trainable.
+
+        `blocks` share them out: each is bounded by itself. By default all are one block.
 
         Raises:
             PrivacyError: where the influence of one row cannot be bounded.
@@ -83,7 +109,7 @@ class PrivateGradient:
         self._model = model
         self._parameters = [p for p in parameters if p.requires_grad]
         _require_boundable(model, self._parameters, mode)
-        self._clip_norm = clip_norm
+        self._blocks = _bounds(self._parameters, blocks or [self._parameters], clip_norm)
         self._noise_stddev = noise_multiplier * clip_norm
         self._expected_batch = expected_batch
         self._generator = generator
@@ -91,6 +117,8 @@ class PrivateGradient:
         self._unproven = set(self._parameters)
         self._uncoupled = False
         self._open = True
+        # Before Opacus' hooks, which must find every weight in view.
+        self._sparing = _Sparing(model, self._parameters, self._unproven) if mode == "auto" else None
         self._hooks = _HOOKS[mode](model)
 
     def __call__(self, batch: Batch | None, losses: Losses) -> None:
@@ -100,21 +128,23 @@ class PrivateGradient:
         for parameter in self._parameters:
             parameter.grad = _gradient(parameter)
         rows = self._rows(batch, losses) if batch is not None and len(batch) else []
-        shares = self._shares(rows)
+        factors = self._factors(rows)
         for place, parameter in enumerate(self._parameters):
             total = self._generator.normal_(
                 torch.empty(parameter.numel(), dtype=torch.float64), self._noise_stddev
             )
             total = total.to(parameter.device)
             if rows and (own := rows[place]) is not None:
-                total += shares.to(own) @ own
-            gradient = _on_grid(total, self._noise_stddev) / self._expected_batch
+                total += factors[place].to(own) @ own
+            gradient = on_grid(total, self._noise_stddev) / self._expected_batch
             _gradient(parameter).copy_(gradient.view_as(parameter))
 
     def close(self) -> None:
         """Detach from the model, which then trains as any other."""
         if self._open and self._hooks is not None:
             self._hooks.cleanup()
+        if self._open and self._sparing is not None:
+            self._sparing.remove()
         self._forget()
         for parameter in self._parameters:
             vars(parameter).pop("grad_sample", None)
@@ -133,6 +163,8 @@ class PrivateGradient:
         finally:
             for parameter, place in zip(self._parameters, places, strict=True):
                 parameter.grad = place
+            if self._sparing is not None:
+                self._sparing.restore()
             self._forget()
 
     def _differentiated(self, batch: Batch, losses: Losses) -> list[Tensor | None]:
@@ -202,17 +234,22 @@ class PrivateGradient:
             vars(module).pop("max_batch_len", None)
 
     # -- Bounding ---------------------------------------------------------------------------
-    def _shares(self, rows: list[Tensor | None]) -> Tensor:
-        """Return `(B,)` factors that bound each row's norm; zero what is not finite, in place."""
-        present = [own for own in rows if own is not None]
-        if not present:
-            return torch.empty(0, dtype=torch.float64)
-        norms = torch.stack([_squares(own) for own in present]).sum(0).sqrt()
-        finite = norms.isfinite()
+    def _factors(self, rows: list[Tensor | None]) -> dict[int, Tensor]:
+        """Return each used parameter's `(B,)` factors; zero rows that are not finite, in place."""
+        squares = {place: _squares(own) for place, own in enumerate(rows) if own is not None}
+        if not squares:
+            return {}
+        finite = torch.stack(list(squares.values())).sum(0).isfinite()
         if not finite.all():
-            for own in present:
-                own[~finite] = 0
-        return torch.where(finite, (self._clip_norm / norms).clamp(max=1), 0)
+            for place in squares:
+                rows[place][~finite] = 0  # pyright: ignore[reportOptionalSubscript]
+        factors: dict[int, Tensor] = {}
+        for places, bound in self._blocks:
+            used = [place for place in places if place in squares]
+            if used:
+                norms = torch.stack([squares[place] for place in used]).sum(0).sqrt()
+                factors |= dict.fromkeys(used, torch.where(finite, (bound / norms).clamp(max=1), 0))
+        return factors
 
     # -- Refusals ---------------------------------------------------------------------------
     def _require_aligned(self, cases: int) -> dict[nn.Module, int]:
@@ -251,21 +288,78 @@ class PrivateGradient:
                 self._unproven.discard(parameter)
 
 
+class _Sparing:
+    """Spares autograd the sum over rows of a convolution weight's gradient, once it has been checked.
+
+    The rows' gradients are computed apart from it, and a third of an ordinary step goes into sums
+    that nobody would read. While a layer runs, its weight hides from autograd; the layer's output
+    still asks for a gradient, from which the rows' gradients follow.
+    """
+
+    def __init__(
+        self, model: nn.Module, parameters: Iterable[nn.Parameter], unproven: set[nn.Parameter]
+    ) -> None:
+        self._trained, self._unproven = frozenset(parameters), unproven
+        self._hidden: list[nn.Parameter] = []
+        layers = [module for module in model.modules() if isinstance(module, _CONVOLUTIONS)]
+        self._handles = [layer.register_forward_pre_hook(self._hide) for layer in layers]
+        self._handles += [layer.register_forward_hook(self._show) for layer in layers]
+
+    def restore(self) -> None:
+        """Bring back what a forward pass that failed left hidden."""
+        while self._hidden:
+            self._hidden.pop().requires_grad_(True)
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _hide(self, layer: nn.Module, inputs: object) -> None:
+        del inputs
+        weight = layer.weight
+        if isinstance(weight, nn.Parameter) and weight in self._trained and weight not in self._unproven:
+            weight.requires_grad_(False)
+            self._hidden.append(weight)
+
+    def _show(self, layer: nn.Module, inputs: object, output: Tensor) -> None:
+        del layer, inputs
+        if self._hidden:
+            self.restore()
+            if torch.is_grad_enabled() and not output.requires_grad:  # of data, by a layer without a bias
+                output.requires_grad_(True)
+
+
 class _GroupedHooks(GradSampleHooks):
     """Opacus' hooks, with convolutions of any kind by one grouped convolution."""
 
 
-def _convolution_rows(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Each row's gradient of a convolution `(B, O, *sp)`: rows become groups of one big convolution.
+def _volume_rows(layer: nn.Conv3d, x: Tensor, backprops: Tensor) -> Tensor:
+    """Return `(B, O, I, *kernel)`: each row's output gradient `(B, O, *sp)` is a kernel over its input."""
+    rows, outputs = backprops.shape[:2]
+    kernels = backprops.reshape(rows * outputs, 1, *backprops.shape[2:])
+    found = functional.conv3d(
+        x.transpose(0, 1), kernels, None, layer.dilation, layer.padding, layer.stride, rows
+    )
+    for axis, size in enumerate(layer.kernel_size, 2):  # a stride that does not divide leaves a rim
+        found = found.narrow(axis, 0, size)
+    return found.reshape(len(found), rows, outputs, *layer.kernel_size).movedim(0, 2)
 
-    Costs what the batch's own gradient costs, where unfolding costs up to six times as much
-    and running the layer again under vmap three times (16 rows of 64x64, 4 of 32x32x32).
+
+def _convolution_rows(layer: Any, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """Each row's gradient of a convolution `(B, O, *sp)`, by what measured fastest (`bench.privacy_cost`).
+
+    Rows become groups of one big convolution: of its backward pass, which costs what the batch's own
+    gradient costs, or in volumes, where that kind is slow on a CPU, of its forward pass with the
+    output gradients as kernels.
     """
     if isinstance(layer.padding, str):
         return compute_conv_grad_sample(layer, activations, backprops)
     x, weight, rows = activations[0], layer.weight, len(backprops)
     found: dict[nn.Parameter, Tensor] = {}
-    if weight.requires_grad:
+    if weight.requires_grad and isinstance(layer, nn.Conv3d) and layer.groups == 1:
+        found[weight] = _volume_rows(layer, x, backprops)
+    elif weight.requires_grad:
         gradient = torch.ops.aten.convolution_backward(
             backprops.reshape(1, -1, *backprops.shape[2:]),
             x.reshape(1, -1, *x.shape[2:]),
@@ -293,6 +387,24 @@ _HOOKS: Mapping[str, Callable[[nn.Module], GradSampleHooks | None]] = {
     "functorch": lambda model: GradSampleHooks(model, loss_reduction="sum", force_functorch=True),
     "ew": lambda _: None,
 }
+
+
+def shares(sizes: Sequence[int]) -> list[float]:
+    """Share the squared clip norm out over blocks of so many parameters; the shares add up to 1."""
+    roots = [math.sqrt(size) for size in sizes]
+    return [root / sum(roots) for root in roots]
+
+
+def _bounds(
+    parameters: list[nn.Parameter], blocks: Sequence[Sequence[nn.Parameter]], clip_norm: float
+) -> list[tuple[list[int], float]]:
+    """Return each block's places in `parameters` and its clip norm."""
+    place = {parameter: index for index, parameter in enumerate(parameters)}
+    places = [[place[p] for p in block if p in place] for block in blocks]
+    if sorted(chain(*places)) != list(range(len(parameters))):
+        raise PrivacyError("every trainable parameter must be in one block, and in one only")
+    sizes = [sum(parameters[index].numel() for index in block) for block in places]
+    return [(block, clip_norm * math.sqrt(share)) for block, share in zip(places, shares(sizes), strict=True)]
 
 
 def _require_boundable(model: nn.Module, parameters: list[nn.Parameter], mode: str) -> None:
@@ -372,10 +484,3 @@ def _squares(rows: Tensor) -> Tensor:
     """Return each row's squared norm, `(B, n)` -> float64 `(B,)`."""
     parts = [part.norm(dim=1).double().square() for part in rows.split(_SHORT, 1)]
     return torch.stack(parts).sum(0)
-
-
-def _on_grid(total: Tensor, noise_stddev: float) -> Tensor:
-    if not noise_stddev:
-        return total
-    step = 2.0 ** (math.floor(math.log2(noise_stddev)) - _GRID_BITS)
-    return total.div_(step).round_().mul_(step)

@@ -22,6 +22,7 @@ from torch import Tensor
 _CHUNK = 1 << 15
 """Numbers made at a time: a quarter of a mebibyte, so that every pass stays in cache."""
 _BLOCK = 16
+_GRID_BITS = 20
 _MANTISSA = (1 << 52) - 1
 _ONE = 0x3FF << 52
 """The bits of 1.0; with a random mantissa, a uniform of [1, 2)."""
@@ -90,3 +91,15 @@ class SecureGenerator:
             self._process = os.getpid()
             self._cipher = Cipher(AES256(os.urandom(32)), CTR(os.urandom(16))).encryptor()
         return self._cipher
+
+
+def on_grid(total: Tensor, noise_stddev: float) -> Tensor:
+    """Round a noised float64 sum in place to a grid that depends on the noise alone.
+
+    The low bits of a sum of floats tell its addends apart (Mironov: On Significance of the Least
+    Significant Bits for Differential Privacy. CCS 2012); those of a grid point do not.
+    """
+    if not noise_stddev:
+        return total
+    step = 2.0 ** (math.floor(math.log2(noise_stddev)) - _GRID_BITS)
+    return total.div_(step).round_().mul_(step)

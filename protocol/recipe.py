@@ -122,6 +122,12 @@ class Privacy:
     `epsilon`, `delta`: the budget of the whole run at one site (delta null: 1/(10 n),
     n training patients). `noise_multiplier` null: the least that affords all rounds.
     `sampling_rate` null: batch / n.
+
+    `clipping`: a patient's gradient is bounded as a whole, or each group's part of it by itself.
+    `mechanism`: `sgd` draws patients by chance and gains from it; `ftrl` takes each patient once
+    an epoch, with noise correlated over at most `bands` steps, and its `noise_multiplier` is an
+    epoch's. `statistics_noise`: noise multiplier of the moments that tables are standardised by, a
+    part of the budget; null leaves tables as their source scales them.
     """
 
     epsilon: Positive | None = None
@@ -130,6 +136,10 @@ class Privacy:
     clip_norm: Positive = 1.0
     sampling_rate: Share | None = None
     mode: Annotated[str, one_of("auto", "hooks", "functorch", "ew")] = "auto"
+    clipping: Annotated[str, one_of("flat", "per_group")] = "flat"
+    mechanism: Annotated[str, one_of("sgd", "ftrl")] = "sgd"
+    bands: Count = 8
+    statistics_noise: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -315,6 +325,12 @@ def _check_whole(recipe: Recipe) -> None:
     for name, modality in recipe.modalities.items():
         if modality.kind == "table" and modality.features < 1:
             raise RecipeError(f"modalities.{name}.features: a table needs its width, a whole number >= 1")
+    if recipe.privacy.statistics_noise is not None and recipe.privacy.epsilon is None:
+        raise RecipeError("privacy.statistics_noise: is part of a budget; give privacy.epsilon")
+    if recipe.privacy.mechanism == "ftrl" and recipe.training.steps is not None:
+        raise RecipeError(
+            "training.steps: privacy.mechanism ftrl takes whole epochs; give training.epochs instead"
+        )
     head, slash, metric = recipe.evaluation.select.partition("/")
     if not recipe.evaluation.select:
         return

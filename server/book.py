@@ -6,6 +6,7 @@
       rounds.jsonl       one line a round, appended as it ends
       checkpoints/       parameters and the strategy's memory after a round; two are kept
       best.safetensors   parameters of the best validation score so far
+      releases           one byte a model that the strategy has noised, before any site sees it
       report.html
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
@@ -62,6 +63,17 @@ class Book:
     def heard(self, number: int, site: SiteRound) -> None:
         """Note what became of one site's task."""
         self._watch(number, site)
+
+    def release(self) -> int:
+        """Note, durably, that the strategy noises one more model; return how many it has been.
+
+        A round that a crash takes back may have been seen: it counts, and so does its repetition.
+        """
+        with (self.folder / "releases").open("ab") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
 
     def round(self, ended: Round, state: State) -> None:
         """Write a round down, durably, and tell the watcher."""

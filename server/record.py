@@ -52,6 +52,7 @@ class Round:
     seconds: Mapping[str, float] = field(default_factory=dict)  # train, evaluate, checkpoint
     update_norm: float = 0.0
     scores: Mapping[str, Scores] = field(default_factory=dict)  # site -> validation scores
+    releases: int = 0  # models that a strategy has noised so far, those of lost rounds included
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def _round(plain: Any) -> Round:
         seconds=_by_name(float)(plain["seconds"]),
         update_norm=float(plain["update_norm"]),
         scores=_by_name(_scores)(plain["scores"]),
+        releases=int(plain.get("releases", 0)),
     )
 
 

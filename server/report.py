@@ -8,9 +8,9 @@ import math
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from privacy.accounting import ADJACENCY, UNIT
+from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
 from protocol.metrics import METRICS, subset_name, subsets_of
-from protocol.recipe import Recipe, recipe_hash
+from protocol.recipe import Recipe, build, recipe_hash
 from server.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from server.page import Markup, join, page, section, table, tag
 from server.record import RunRecord, Scores, SiteRound
@@ -24,6 +24,8 @@ from server.scores import (
     unmeasured,
     worst,
 )
+from strategies.base import Promise, Strategy
+from strategies.catalogue import STRATEGIES
 
 Overlay = tuple[str, bytes]
 """A caption and a PNG."""
@@ -72,6 +74,7 @@ def render(record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay]) -> st
         _learning(record, metric),
         _subsets(record, recipe, metric),
         _privacy(record, recipe),
+        _promised(record, recipe),
         _participation(record),
         _cost(record),
         _pictures(overlays),
@@ -125,6 +128,12 @@ def _tiles(record: RunRecord, recipe: Recipe, metric: str) -> Iterable[tuple[str
     if values := over_subsets(record.subsets, metric):
         yield _number(emm_average(values)), f"{metric}, held out, EMM average over subsets"
     yield _privacy_tile(record)
+    if (promise := _promise(recipe)) is not None:
+        spent = epsilon(_released(record, promise), promise.delta)
+        about = (
+            f"of the models that sites see, \u03b4 = {promise.delta:.1e}, per {promise.unit}, not per {UNIT}"
+        )
+        yield f"\u03b5 = {spent:.2f}", about
 
 
 def _privacy_tile(record: RunRecord) -> tuple[str, str]:
@@ -281,6 +290,35 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
     )
+
+
+def _promised(record: RunRecord, recipe: Recipe) -> Markup:
+    promise = _promise(recipe)
+    if promise is None:
+        return Markup("")
+    events = _released(record, promise)
+    row = (
+        *(_number(price(events, promise.delta)) for price in (epsilon, epsilon_pld)),
+        f"{promise.delta:.2e}",
+        _number(promise.noise_multiplier),
+        str(sum(event.steps for event in events)),
+    )
+    return section(
+        f"What the models hide of a {promise.unit}",
+        f"The strategy noises the parameters after each round. Unit: one {promise.unit}, not one {UNIT}. "
+        f"Adjacency: {promise.adjacency}. It holds against whoever sees models, and not against the "
+        "coordinator, who sees each update before. A round that was lost and repeated counts twice.",
+        table(("\u03b5 (PRV)", "\u03b5 (PLD)", "\u03b4", "noise multiplier", "models"), [row]),
+    )
+
+
+def _promise(recipe: Recipe) -> Promise | None:
+    strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
+    return strategy.promise
+
+
+def _released(record: RunRecord, promise: Promise) -> list[Event]:
+    return [Event(promise.noise_multiplier, 1.0, record.rounds[-1].releases if record.rounds else 0)]
 
 
 def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:

@@ -63,11 +63,13 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
         heard = Heard()
         arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
+        releases = book.release() if plan.strategy.promise is not None else 0
         state = plan.strategy.step(state, admitted(plan, tasks, arrivals, book, heard))
         clock.lap("train")
         found = validate(plan, wire, state, number) if _scored(recipe, number) else {}
         clock.lap("evaluate")
-        book.round(Round(number, tuple(heard.sites), clock.seconds, heard.norm(), found), state)
+        sites = tuple(heard.sites)
+        book.round(Round(number, sites, clock.seconds, heard.norm(), found, releases), state)
     book.checkpoint(recipe.rounds, state)
     return state
 

@@ -73,6 +73,19 @@ class Local:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """What a strategy's own noise hides, in each released model: a Gaussian mechanism at rate 1.
+
+    `unit` and `adjacency` stand beside every epsilon that follows; it is never about patients.
+    """
+
+    unit: str
+    adjacency: str
+    noise_multiplier: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class Strategy:
     """How a federation learns.
 
@@ -82,13 +95,15 @@ class Strategy:
     the round never happened. After that the state is consumed, its tensors written over: go on
     with the one returned.
 
-    `sends` names the vectors of `state.memory` that travel to the sites as `received`.
+    `sends` names the vectors of `state.memory` that travel to the sites as `received`. `promise`
+    is what the parameters after each step hide, if the strategy noises them.
     """
 
     init: Callable[[Vectors], State]
     step: Callable[[State, Iterable[Update]], State]
     sends: tuple[str, ...] = ()
     local: Local = field(default_factory=Local)
+    promise: Promise | None = None
 
 
 def initial(parameters: Vectors, *names: str) -> State:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from strategies.base import Strategy
 from strategies.ditto import ditto
+from strategies.dp_fedavg import dp_fedavg
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
@@ -21,6 +22,7 @@ from strategies.trimmed_mean import trimmed_mean
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "ditto": ditto,
+    "dp_fedavg": dp_fedavg,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
     "fedavg": fedavg,

@@ -6,9 +6,10 @@
 du Terrail et al., "FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in
 Realistic Healthcare Settings", NeurIPS 2022. Preparation decides the published figures, so
 nothing here is a matter of taste: columns, levels, the seed of the split, features of the
-breast cancers not standardised. FLamby holds no validation patients, and neither do these
-cohorts. Its one-hot columns come from all hospitals' values together; here the levels are
-written down, so that each site reads its own part alone.
+breast cancers not standardised. One thing differs where training is private: the heart's features
+are scaled by fixed constants, not by the patients' own. FLamby holds no validation patients, and
+neither do these cohorts. Its one-hot columns come from all hospitals' values together; here the
+levels are written down, so that each site reads its own part alone.
 
 Both need a recipe with one modality, a table, and one head.
 """
@@ -34,6 +35,9 @@ HEART_SITES = ("cleveland", "hungarian", "switzerland", "va")
 HEART_COLUMNS = 14
 HEART_NUMBERS = (0, 1, 3, 4, 5, 7, 8, 9)  # 10 to 12 are hardly recorded outside Cleveland
 HEART_LEVELS = {2: (1, 2, 3, 4), 6: (0, 1, 2)}  # chest pain, resting ECG; the first level is all zeros
+HEART_TYPICAL = ((55, 10), (0.5, 0.5), (130, 20), (220, 60), (0.2, 0.4), (140, 25), (0.4, 0.5), (1, 1))
+"""A typical value and spread of each number: age, sex, resting blood pressure in mmHg, cholesterol in
+mg/dl, high blood sugar, highest heart rate, angina on exertion, ST depression in mm."""
 HEART_GRADES = (0, 1, 2, 3, 4)  # 0 is health
 TRAIN_SHARE, SPLIT_SEED = 0.66, 43
 FEWEST_TO_STRATIFY = 3
@@ -56,7 +60,10 @@ def read_heart4(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     label = torch.tensor([int(row[-1] > 0) for row in rows])
     split = _heart_split(label)
     splits = {f"row {row}": code for row, code in enumerate(split.tolist())}
-    return _cohort(site, recipe, splits, standardised(features, split == TRAIN), label)
+    # Scaled by the patients, a feature of one tells of the others: no gradient's bound covers that.
+    private = recipe.privacy.epsilon is not None
+    scaled = typical(features) if private else standardised(features, split == TRAIN)
+    return _cohort(site, recipe, splits, scaled, label)
 
 
 def _heart_file(root: Path, site: str) -> Path:
@@ -108,6 +115,13 @@ def standardised(features: Tensor, train: Tensor) -> Tensor:
     """Return z-scores of `(N, F)` by the mean and (unbiased) deviation of its training rows."""
     known = features[train]
     return (features - known.mean(0)) / (known.std(0) + 1e-9)
+
+
+def typical(features: Tensor) -> Tensor:
+    """Return the numbers of `(N, F)` on a scale of fixed constants, the one-hot columns as they are."""
+    middle, spread = torch.tensor(HEART_TYPICAL).T
+    count = len(HEART_TYPICAL)
+    return torch.cat([(features[:, :count] - middle) / spread, features[:, count:]], 1)
 
 
 # -- TCGA-BRCA -----------------------------------------------------------------------------------

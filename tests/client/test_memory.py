@@ -54,3 +54,9 @@ def test_a_torn_file_is_named(tmp_path: Path) -> None:
 def test_a_partial_file_of_a_killed_site_is_no_memory(tmp_path: Path) -> None:
     (tmp_path / "round-000001.safetensors.partial").write_bytes(b"half")
     assert recall(tmp_path, 9) == {}
+
+
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / "round-000001.safetensors.partial").write_bytes(b"left by a kill, for all to read")
+    remember(tmp_path, 1, _of(1))
+    assert (tmp_path / "round-000001.safetensors").stat().st_mode & 0o777 == 0o600

@@ -1,5 +1,6 @@
 """FLamby's preparation, checked against pandas doing it the published way."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from imaging.sources import list_sites, read_cohort, table
 from imaging.sources.table import BRCA_FEATURES, BRCA_SITES, HEART_SITES
-from protocol.recipe import Head
+from protocol.recipe import Head, Privacy, Recipe
 from tests.imaging.files import SECRET, real, recipe, refusal, write_sheet
 
 HEART = recipe("heart4", ("table",), {"disease": Head("classification")}, table=13)
@@ -81,6 +82,40 @@ def test_statistics_of_all_rows_are_caught(tmp_path: Path, monkeypatch: pytest.M
 
     with pytest.raises(AssertionError):
         agrees_with_the_published(tmp_path)
+
+
+PRIVATE = replace(HEART, privacy=Privacy(epsilon=8.0))
+
+
+def others_that_move(root: Path, asked: Recipe) -> int:
+    """How many patients' features change when the last row of the file is another patient's."""
+    path = root / "processed.va.data"
+    before = read_cohort(root, asked, "va").cases.inputs["table"]
+    *rest, _ = path.read_text().splitlines()
+    path.write_text("\n".join([*rest, "99,1,4,290,900,1,2,210,1,9,3,3,7,1"]) + "\n")
+    after = read_cohort(root, asked, "va").cases.inputs["table"]
+    return int((before[:-1] != after[:-1]).any(1).sum())
+
+
+def test_under_privacy_no_patient_moves_anothers_features(tmp_path: Path) -> None:
+    """The gradient's bound is a patient's own; the published preparation mixes them, and is caught."""
+    for name, asked in (("private", PRIVATE), ("published", HEART)):
+        root = tmp_path / name
+        root.mkdir()
+        write_heart(root)
+        with (root / "processed.va.data").open("a") as file:
+            file.write("60,1,2,120,200,0,0,140,0,0,1,0,3,1\n")
+        moved = others_that_move(root, asked)
+        assert moved == 0 if name == "private" else moved > 20
+
+
+def test_fixed_constants_bring_the_heart_near_one_scale() -> None:
+    root = real("heart4")
+    features = read_cohort(root, PRIVATE, None).cases.inputs["table"]
+
+    assert features.mean(0).abs().max() < 1
+    assert features[:, :8].std(0).max() < 2
+    assert features[:, :8].std(0).min() > 0.5
 
 
 def test_real_heart() -> None:

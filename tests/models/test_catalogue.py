@@ -9,8 +9,8 @@ from torch import nn
 from models import catalogue
 from models.base import MultiModal
 from models.catalogue import build_model, build_objectives
-from protocol.errors import RecipeError
-from protocol.recipe import Head, Modality, Part, Recipe
+from protocol.errors import PrivacyError, RecipeError
+from protocol.recipe import Head, Modality, Part, Privacy, Recipe
 from tests.models.cases import ALL, IMAGES_AND_TABLE, SEGMENTING, TABLES, TUMOUR, recipe_for
 
 IMAGE = {"ct": Modality()}
@@ -125,3 +125,19 @@ def test_an_objective_trains_the_heads_that_it_fits(kind: str, classes: int, nam
     ) as refused:
         build_objectives(recipe)
     assert any(fitting in str(refused.value) for fitting in FITTING[kind, classes])
+
+
+@pytest.mark.parametrize("name", list(catalogue.OBJECTIVES))
+def test_an_objective_that_couples_cases_is_not_built_for_private_training(name: str) -> None:
+    """Before any site reserves a step that it could not take."""
+    (kind, classes), *_ = (key for key, fitting in FITTING.items() if name in fitting)
+    private = replace(
+        recipe_for("parallel_unet"),
+        heads={"h": Head(kind, classes, Part(name))},
+        privacy=Privacy(epsilon=8.0),
+    )
+    if catalogue.OBJECTIVES[name]().coupling == "case":
+        assert build_objectives(private).keys() == {"h"}
+        return
+    with pytest.raises(PrivacyError, match=r"heads\.h\.objective: 'cox' couples .* use 'exponential'"):
+        build_objectives(private)

@@ -22,10 +22,13 @@ Release = Callable[[nn.Module, Batch | None, Losses], Tensor]
 """A model, a batch, and its losses -> the released sum of bounded gradients, one flat vector."""
 
 
-def released(model: nn.Module, batch: Batch | None, losses: Losses, mode: str = "auto") -> Tensor:
+def released(
+    model: nn.Module, batch: Batch | None, losses: Losses, mode: str = "auto", *, per_group: bool = False
+) -> Tensor:
     """Release the noiseless sum of one step of `PrivateGradient`."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    gradient = PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), mode)
+    blocks = blocks_of(model) if per_group else ()
+    gradient = PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), mode, blocks=blocks)
     try:
         gradient(batch, losses)
     finally:
@@ -53,6 +56,15 @@ def sensitivity(
         without = release(model, others if len(others) else None, losses)
         moves.append(float((whole - without).norm()) / CLIP_NORM)
     return max(moves)
+
+
+def blocks_of(model: nn.Module) -> list[list[nn.Parameter]]:
+    """A model's parameters by owner; without owners, by child module."""
+    owner = getattr(model, "group_of", lambda name: name.partition(".")[0])
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        blocks.setdefault(owner(name), []).append(parameter)
+    return list(blocks.values())
 
 
 def plain_loop(model: nn.Module, batch: Batch, losses: Losses) -> Tensor:

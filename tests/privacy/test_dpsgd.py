@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from privacy.dpsgd import PrivateGradient
+from privacy.dpsgd import PrivateGradient, shares
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
-from tests.privacy.neighbours import CLIP_NORM, plain_loop, released
-from tests.privacy.networks import Everything, Plain, built, cases, losses
+from tests.privacy.neighbours import CLIP_NORM, blocks_of, plain_loop, released
+from tests.privacy.networks import CONVOLUTION, Everything, Plain, built, cases, losses
 
 MODES = ("auto", "hooks", "functorch", "ew")
 
@@ -99,6 +100,57 @@ def test_a_module_under_two_names_counts_its_rows_once() -> None:
 
     model = built(Tied)
     assert same(released(model, cases(3), losses), plain_loop(model, cases(3), losses))
+
+
+# -- Group by group --------------------------------------------------------------------------
+def plain_blocks(model: nn.Module, batch: Batch) -> Tensor:
+    """The same, one row and one block at a time."""
+    total = []
+    blocks = blocks_of(model)
+    roots = [sum(p.numel() for p in block) ** 0.5 for block in blocks]
+    for block, root in zip(blocks, roots, strict=True):
+        bound, whole = CLIP_NORM * (root / sum(roots)) ** 0.5, torch.zeros(())
+        for row in range(len(batch)):
+            one = batch.map(lambda x, row=row: x[row : row + 1])
+            found = torch.autograd.grad(
+                losses(model(one), one).sum(), block, allow_unused=True, materialize_grads=True
+            )
+            own = torch.cat([g.flatten() for g in found]).double()
+            whole = whole + own * min(1.0, bound / max(float(own.norm()), 1e-30))
+        total.append(whole)
+    return torch.cat(total)
+
+
+def test_blocks_are_bounded_one_at_a_time() -> None:
+    model, batch = built(Everything), cases(4)
+    batch.present[:2, 0] = False
+    parameters = [p for block in blocks_of(model) for p in block]
+    with closing(
+        PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), blocks=blocks_of(model))
+    ) as gradient:
+        gradient(batch, losses)
+    found = torch.cat([p.grad.flatten() for p in parameters]).double()
+    assert same(found, plain_blocks(model, batch))
+
+
+def test_shares_add_up_to_one_and_favour_small_blocks() -> None:
+    few, many = shares([100, 10_000])
+    assert few + many == pytest.approx(1)
+    assert 100 / 10_100 < few < 0.5
+
+
+def test_a_broken_record_is_left_out_of_every_block() -> None:
+    model, batch = built(Everything), cases(3)
+    batch.inputs["a"][1] = torch.nan
+    kept = batch.map(lambda x: x[[0, 2]])
+    assert same(released(model, batch, losses, per_group=True), released(model, kept, losses, per_group=True))
+
+
+@pytest.mark.parametrize("change", [lambda blocks: blocks[1:], lambda blocks: [*blocks, blocks[0]]])
+def test_blocks_that_leave_out_or_repeat_a_parameter_are_refused(change) -> None:  # noqa: ANN001
+    model = built(Plain)
+    with pytest.raises(PrivacyError, match="in one block, and in one only"):
+        opened(model, blocks=change(blocks_of(model)))
 
 
 # -- Where it is written ---------------------------------------------------------------------
@@ -408,3 +460,57 @@ def test_a_model_that_evaluates_is_refused() -> None:
 def test_a_loss_that_couples_cases_is_refused(mutant, message: str) -> None:  # noqa: ANN001
     with closing(opened(built(Plain))) as gradient, pytest.raises(PrivacyError, match=message):
         gradient(cases(4), mutant)
+
+
+# -- What autograd is spared -----------------------------------------------------------------------
+class Unbiased(Plain):
+    """A first layer without a bias: of data and a hidden weight nothing asks for a gradient."""
+
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__(dims)
+        self.convolution = CONVOLUTION[dims](1, 4, 3, padding=1, bias=False)
+
+
+@pytest.mark.parametrize("kind", [Everything, Unbiased])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_later_steps_are_bounded_as_the_first(kind: type[nn.Module], dims: int) -> None:
+    """Whatever rows lack what, and after a step whose batch had less than all."""
+    model = built(lambda: kind(dims))
+    batches = [cases(rows, dims, size=4, seed=rows) for rows in (4, 3, 1, 2, 5)]
+    for batch, absent in zip(batches, ([], [0], [], [0, 2], [1]), strict=True):
+        batch.present[:, absent] = False
+    expected = [plain_loop(model, batch, losses) for batch in batches]
+    with closing(opened(model)) as gradient:
+        for batch, right in zip(batches, expected, strict=True):
+            gradient(batch, losses)
+            assert same(gradient_of(model), right)
+
+
+def test_sums_of_row_gradients_are_taken_until_they_are_checked_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, summed = built(Everything), []
+    honest = PrivateGradient._require_complete
+
+    def watched(self: PrivateGradient, rows: list[Tensor | None]) -> None:
+        summed.append(model.shared.weight.grad is not None)
+        honest(self, rows)
+
+    monkeypatch.setattr(PrivateGradient, "_require_complete", watched)
+    with closing(opened(model)) as gradient:
+        for _ in range(2):
+            gradient(cases(3), losses)
+    assert summed == [True, False]
+
+
+def test_a_forward_that_fails_leaves_every_weight_in_view() -> None:
+    model, batch = built(Plain), cases(3)
+    expected = plain_loop(model, batch, losses)
+    wrong = replace(batch, inputs={"a": torch.zeros(3, 5, 8, 8)})
+    with closing(opened(model)) as gradient:
+        gradient(batch, losses)
+        with pytest.raises(RuntimeError, match="channels"):
+            gradient(wrong, losses)
+        assert all(p.requires_grad for p in model.parameters())
+        gradient(batch, losses)
+        assert same(gradient_of(model), expected)

@@ -1,6 +1,8 @@
 """D2: leaving one patient out moves the released sum by at most the clip norm, whatever is trained."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional
 
 from models.catalogue import MODELS, build_model, build_objectives
 from models.objectives import OBJECTIVES, case_losses
+from privacy import dpsgd
 from privacy.dpsgd import Losses
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
@@ -34,7 +37,16 @@ PAIRS = [
 ]
 
 
-def influence(name: str, head: Head, dims: int, seed: int, *, mode: str = "auto", rows: int = 3) -> float:
+def influence(
+    name: str,
+    head: Head,
+    dims: int,
+    seed: int,
+    *,
+    mode: str = "auto",
+    rows: int = 3,
+    per_group: bool = False,
+) -> float:
     """The sensitivity of one step of a freshly drawn model on freshly drawn, incomplete cases."""
     recipe = replace(recipe_for(name, dims, seed), heads={"y": head})
     model = build_model(recipe).train()
@@ -42,7 +54,8 @@ def influence(name: str, head: Head, dims: int, seed: int, *, mode: str = "auto"
     owned = [everything, everything[1:], everything[:1], everything]
     batch = batch_for(recipe, presence(recipe, owned[:rows]), (6, 5, 4)[:dims], seed)
     batch.labelled["y"][:] = True
-    return sensitivity(model, batch, losses_of(recipe), release=lambda *args: released(*args, mode=mode))
+    release = partial(released, mode=mode, per_group=per_group)
+    return sensitivity(model, batch, losses_of(recipe), release=release)
 
 
 def losses_of(recipe: Recipe) -> Losses:
@@ -58,6 +71,24 @@ def label(value: object) -> str | None:
 def test_one_patients_influence_is_bounded(name: str, head: Head) -> None:
     # Not only bounded: reached, or the bar would be passed by gradients that are small anyway.
     assert 0.99 < influence(name, head, dims=2, seed=0) <= SLACK
+
+
+@pytest.mark.parametrize(("name", "head"), PAIRS, ids=label)
+def test_one_patients_influence_is_bounded_group_by_group(name: str, head: Head) -> None:
+    assert 0.5 < influence(name, head, dims=2, seed=0, per_group=True) <= SLACK
+
+
+@pytest.mark.parametrize(
+    "split", [lambda sizes: [1.0] * len(sizes), lambda sizes: [1.2 / len(sizes)] * len(sizes)]
+)
+def test_a_split_that_adds_up_to_more_than_the_clip_norm_is_caught(
+    split: Callable[[Sequence[int]], list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dpsgd, "shares", split)
+    dear = influence(
+        "encoders_unet", Head("segmentation", 2, Part("dice_ce")), dims=2, seed=0, per_group=True
+    )
+    assert dear > SLACK
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(TABULAR)))

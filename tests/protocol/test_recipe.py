@@ -101,6 +101,9 @@ privacies = st.builds(
     clip_norm=positive,
     sampling_rate=st.none() | inside,
     mode=st.sampled_from(["auto", "hooks", "functorch", "ew"]),
+    clipping=st.sampled_from(["flat", "per_group"]),
+    mechanism=st.just("sgd"),
+    bands=counts,
 )
 rosters = st.builds(Roster, inside, counts, positive, st.lists(texts, max_size=3).map(tuple))
 recipes = st.builds(
@@ -252,6 +255,7 @@ OVERRIDES = [
     ("rounds=0", "rounds: expected a whole number >= 1, found 0"),
     ("rounds=ten", "rounds: expected a whole number, found 'ten'"),
     ("privacy.epsilon=-1", "privacy.epsilon: expected a number > 0, found -1"),
+    ("privacy.clipping=group", "privacy.clipping: expected"),
     ("privacy.delta=1", "privacy.delta: expected a number in (0, 1), found 1"),
     ("training.momentum=1", "training.momentum: expected a number in [0, 1), found 1"),
     ("training.weight_decay=-1", "training.weight_decay: expected a number >= 0, found -1"),

@@ -8,8 +8,18 @@ import torch
 from hypothesis import strategies as st
 
 from protocol.update import Update, Vectors
+from strategies.base import Strategy
+from strategies.catalogue import STRATEGIES
 
 SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
+
+QUIET = {"dp_fedavg": {"unit": "site", "noise_multiplier": 0.0}}
+"""Options that a strategy needs to be a function of its updates."""
+
+
+def made(name: str) -> Strategy:
+    """Return the strategy with its defaults, and without noise."""
+    return STRATEGIES[name](**QUIET.get(name, {}))
 
 
 @dataclass(frozen=True)

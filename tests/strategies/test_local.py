@@ -13,7 +13,7 @@ import torch
 from protocol.update import Update, Vectors
 from strategies.base import Local, State, Strategy
 from strategies.catalogue import STRATEGIES
-from tests.strategies.federations import copied
+from tests.strategies.federations import copied, made
 
 RATE = 0.1
 
@@ -191,7 +191,7 @@ def test_fednova_forgets_who_took_more_steps() -> None:
 
 def test_what_stays_at_home() -> None:
     """The personal methods say what never travels, and Ditto how hard it pulls."""
-    private = {name: STRATEGIES[name]().local.private for name in STRATEGIES}
+    private = {name: made(name).local.private for name in STRATEGIES}
     stays = {name: what for name, what in private.items() if what}
     assert stays == {"fedbn": "norm", "fedper": "head", "local": "all"}
     assert STRATEGIES["ditto"](personal=0.3).local.personal == 0.3

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 from tests.strategies import twins
-from tests.strategies.federations import Federation, federations, stream
+from tests.strategies.federations import QUIET, Federation, federations, stream
 
 ADAPTIVE = {"server_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 1e-2}
 PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
@@ -23,6 +23,7 @@ PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "fednova": (STRATEGIES["fednova"](), twins.fednova),
     "scaffold": (STRATEGIES["scaffold"](server_rate=0.7, participation=0.5), twins.scaffold),
     "norm_bounding": (STRATEGIES["norm_bounding"](bound=1.5), twins.norm_bounding),
+    "dp_fedavg": (STRATEGIES["dp_fedavg"](**QUIET["dp_fedavg"], clip_norm=2.0), twins.dp_fedavg),
     "median": (STRATEGIES["median"](), twins.median),
     "trimmed_mean": (STRATEGIES["trimmed_mean"](trim=0.2), twins.trimmed_mean),
     "krum": (STRATEGIES["krum"](f=1, m=2), twins.krum),

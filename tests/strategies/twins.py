@@ -124,6 +124,24 @@ def norm_bounding(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     fedavg(x, memory, bounded)
 
 
+def dp_fedavg(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """Without noise; C starts at 2, follows the median, and every site weighs the same."""
+    sent = [u for u in updates if u.deltas]
+    bound = memory.setdefault("C", np.full((), 2.0))
+    norms = [u.norm() for u in sent]
+    for g in x:
+        bounded = [
+            u.deltas[g].numpy().astype(np.float64) * min(1.0, bound / norm)
+            for u, norm in zip(sent, norms, strict=True)
+            if g in u.deltas
+        ]
+        if bounded:
+            x[g] = x[g] + sum(bounded) / len(bounded)
+    if sent:
+        share = sum(norm <= bound for norm in norms) / len(sent)
+        memory["C"] = bound * math.exp(-0.2 * (share - 0.5))
+
+
 def median(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     for g in x:
         sent = owners(updates, g)
