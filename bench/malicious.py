@@ -139,7 +139,9 @@ def weakened() -> Mapping[str, Recipe]:
     loose = HONEST.privacy
     return {
         "no privacy (epsilon null)": replace(HONEST, name="naked", privacy=Privacy()),
-        "epsilon 1,000,000, noise multiplier 0.3": replace(HONEST, privacy=replace(loose, epsilon=1e6, noise_multiplier=0.3)),
+        "epsilon 1,000,000, noise multiplier 0.3": replace(
+            HONEST, privacy=replace(loose, epsilon=1e6, noise_multiplier=0.3)
+        ),
         "delta 0.9": replace(HONEST, privacy=replace(loose, delta=0.9)),
         "noise multiplier 0.01 under epsilon 8": replace(
             HONEST, privacy=replace(loose, noise_multiplier=0.01)

@@ -5,6 +5,8 @@ import pytest
 from bench.malicious import Got, play
 from imaging.sources import SOURCES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Got]:

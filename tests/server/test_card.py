@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.spending import planned
@@ -78,6 +78,7 @@ def row_of(text: str, site: str) -> str:
     return [line for line in text.splitlines() if line.startswith(f"| {site} | ") and " / " in line][-1]
 
 
+@settings(max_examples=15)
 @given(
     st.integers(1, 200),
     st.integers(1, 300),
@@ -105,6 +106,8 @@ def test_the_report_holds_the_card() -> None:
 
 def test_a_finished_run_leaves_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     federation = Federation(tmp_path, cohorts(), monkeypatch)
-    private = recipe(rounds=1, training=Training(batch=4, steps=1), privacy=Privacy(epsilon=8.0, noise_multiplier=2.0))
+    private = recipe(
+        rounds=1, training=Training(batch=4, steps=1), privacy=Privacy(epsilon=8.0, noise_multiplier=2.0)
+    )
     record = federation.run(private)
     assert (tmp_path / "run" / FILE).read_text() == card(record, private)
