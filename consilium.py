@@ -13,11 +13,13 @@ from click import ClickException
 from protocol.errors import ConsiliumError
 from server.cli import report, runs
 from sim.cli import resume, sim
+from sim.privacy_cli import privacy
 
 cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
 runs.command("resume")(resume)
 cli.add_typer(runs, name="run")
 cli.add_typer(sim, name="sim")
+cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
 
 

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from client import memory
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
+from client.ingress import admit
 from client.settings import Settings, from_node_config
 from client.site import Site, open_site
 from client.standardise import standardised
@@ -54,7 +55,8 @@ def answer(message: Message, settings: Settings) -> Message:
     """Do what the message asks and return the reply."""
     task = unpack_task(message)
     try:
-        reply = ANSWERS[task.kind](open_site(settings, task.recipe), task)
+        site = open_site(settings, task.recipe)
+        reply = ANSWERS[task.kind](site, admit(site, task))
     except ConsiliumError as error:
         reply = _failed(task, settings, type(error).__name__, str(error))
     except Exception as error:

@@ -8,6 +8,8 @@
       best.safetensors   parameters of the best validation score so far
       releases           one byte a model that the strategy has noised, before any site sees it
       report.html
+      model-card.md      of a finished run
+      audit.json         what attacks on the recipe found, if somebody made them
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
 After a kill, lines of rounds that no checkpoint holds are dropped and made again.
@@ -23,7 +25,7 @@ from safetensors.torch import save_file
 
 from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
-from server import checkpoint
+from server import card, checkpoint
 from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
 from server.report import render
 from server.scores import mean_over_sites
@@ -95,6 +97,8 @@ class Book:
         self.record = replace(self.record, status=status)
         write_atomically(self.folder / "record.json", to_json(self.record))
         write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
+        if status == "finished":
+            write_atomically(self.folder / card.FILE, card.card(self.record, self._recipe))
         if self._tracker is not None:
             self._tracker.finish(status)
 

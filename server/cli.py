@@ -18,6 +18,7 @@ from rich.table import Table
 
 from protocol.errors import CheckpointError, TrackingError
 from protocol.recipe import Recipe, parse_cached, recipe_hash
+from server.evidence import read_evidence
 from server.record import RunRecord, Scores, read_record
 from server.report import Overlay, render
 from server.scores import mean_over_sites
@@ -27,7 +28,16 @@ RunName = Annotated[str, typer.Argument(help="a run's name, or enough of its beg
 Out = Annotated[Path, typer.Option(help="where run folders are")]
 
 RUNS = Path("runs")
-FILES = ("recipe.yaml", "record.json", "rounds.jsonl", "checkpoints", "best.safetensors", "report.html")
+FILES = (
+    "recipe.yaml",
+    "record.json",
+    "rounds.jsonl",
+    "checkpoints",
+    "best.safetensors",
+    "report.html",
+    "model-card.md",
+    "audit.json",
+)
 
 runs = typer.Typer(help="Look at runs, compare them, go on with one.", no_args_is_help=True)
 
@@ -94,7 +104,8 @@ def write_report(folder: Path, overlays: Sequence[Overlay] = ()) -> Path:
         _keep(folder / "overlays", overlays)
     record, recipe = _open(folder)
     path = folder / "report.html"
-    path.write_text(render(record, recipe, _kept(folder / "overlays")), encoding="utf-8")
+    page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder))
+    path.write_text(page, encoding="utf-8")
     return path
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.recipe import Recipe, build, recipe_hash
+from server.card import OUTSIDE, Chapter, chapters
 from server.charts import Cell, Line, Point, chart, grid, site_lines, swatch
+from server.evidence import KINDS, Attack, Evidence, verdict
 from server.page import Markup, join, page, section, table, tag
 from server.record import RunRecord, Scores, SiteRound
 from server.scores import (
@@ -64,8 +66,13 @@ TERMS = {
 }
 
 
-def render(record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay]) -> str:
-    """Return the report of a run as HTML text; `overlays` are shown as they are given."""
+def render(
+    record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay], evidence: Evidence | None = None
+) -> str:
+    """Return the report of a run as HTML text; `overlays` are shown as they are given.
+
+    `evidence` is what attacks on this recipe found, None where nobody has made any.
+    """
     metric = chosen_metric(record, recipe)
     return page(
         f"{record.run}: report",
@@ -75,9 +82,11 @@ def render(record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay]) -> st
         _subsets(record, recipe, metric),
         _privacy(record, recipe),
         _promised(record, recipe),
+        _attacks(recipe, evidence),
         _participation(record),
         _cost(record),
         _pictures(overlays),
+        _card(record, recipe),
         _definitions(record),
         _environment(record),
     )
@@ -284,9 +293,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        "that the sites' numbers do not add up. Outside this guarantee, and without noise: the numbers of "
-        "patients, cases and modality patterns, times and bytes, and the scores of validation and test "
-        f"{UNIT}s, who were not trained on.",
+        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
     )
@@ -326,6 +333,30 @@ def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:
     numbers = (last.epsilon, last.epsilon_pld)
     fine = _NONE if last.delta is None else f"{last.delta:.2e}"
     return (*(_number(n) for n in numbers), fine, _number(last.noise_multiplier), str(len(told)))
+
+
+def _attacks(recipe: Recipe, evidence: Evidence | None) -> Markup:
+    title = "Attacks on it"
+    if evidence is None:
+        return section(title, "", _note("None was made: consilium privacy audit RUN makes them."))
+    rows = [(KINDS[a.name].title, KINDS[a.name].unit, *_attack_row(a)) for a in evidence.attacks]
+    terms = [(tag("dt", KINDS[a.name].title), tag("dd", KINDS[a.name].definition)) for a in evidence.attacks]
+    other = "" if evidence.recipe == recipe_hash(recipe) else " They are of another recipe than this run's."
+    return section(
+        title,
+        "What attacks on this recipe's own network and training found, on made-up patients: without any "
+        "defence, as the recipe trains, and the limit that it must not pass. An attack that fails is no "
+        "proof of privacy; a number here is what this attack found, and a better one may find more. Made "
+        f"{evidence.made}, code {evidence.commit}.{other}",
+        table(("attack", "unit", "undefended", "as it trains", "limit", "what it means"), rows),
+        tag("dl", *(part for pair in terms for part in pair)),
+    )
+
+
+def _attack_row(attack: Attack) -> tuple[str | Markup, ...]:
+    numbers = (_number(value) for value in (attack.control, attack.defended, attack.limit))
+    setting = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in attack.setting.items())
+    return (*numbers, tag("td", verdict(attack), tag("small", setting, class_="count"), class_="text"))
 
 
 def _participation(record: RunRecord) -> Markup:
@@ -406,6 +437,23 @@ def _pictures(overlays: Sequence[Overlay]) -> Markup:
         "Held-out test cases of data that may be shown (phantom or public).",
         tag("div", *figures, class_="pictures"),
     )
+
+
+def _card(record: RunRecord, recipe: Recipe) -> Markup:
+    parts = [part for chapter in chapters(record, recipe) for part in _chapter(chapter)]
+    return section(
+        "Model card",
+        "What whoever uses the model should know; the same as in model-card.md beside this report.",
+        tag("details", tag("summary", "the card"), *parts),
+    )
+
+
+def _chapter(chapter: Chapter) -> Iterable[Markup]:
+    yield tag("h3", chapter.title)
+    if chapter.words:
+        yield tag("p", chapter.words)
+    for each in chapter.tables:
+        yield table(each.head, each.rows, class_="numbers" if each.head else "words")
 
 
 def _definitions(record: RunRecord) -> Markup:

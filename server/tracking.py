@@ -45,7 +45,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-FILES = ("recipe.yaml", "record.json", "report.html", "best.safetensors")
+FILES = ("recipe.yaml", "record.json", "report.html", "model-card.md", "best.safetensors")
 
 _PARENT = "mlflow.parentRunId"
 _SITE = "consilium.site"

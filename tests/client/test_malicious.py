@@ -1,0 +1,53 @@
+"""The scripted coordinator: what ten hospitals gave it and what not."""
+
+import pytest
+
+from bench.malicious import Got, play
+from imaging.sources import SOURCES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Got]:
+    return {line.asked: line for line in play(tmp_path_factory.mktemp("hospitals"))}
+
+
+def test_an_honest_round_is_answered_by_all_ten(lines: dict[str, Got]) -> None:
+    line = next(iter(lines.values()))
+    assert not line.refused
+    assert line.why.startswith("10 of 10 answered")
+
+
+REFUSED = [
+    "noise multiplier 0.01",
+    "an objective that couples",
+    "round 99",
+    "the private group",
+    "a group that no network has",
+    "parameters of another layout",
+    "one number for",
+    "20 MB",
+    "NaN",
+    "labs' parameters",
+    "files outside",
+    "scores on training",
+    "scores of a personal",
+]
+
+
+@pytest.mark.parametrize("beginning", REFUSED)
+def test_what_is_refused_says_why(lines: dict[str, Got], beginning: str) -> None:
+    (line,) = (each for asked, each in lines.items() if asked.startswith(beginning))
+    assert line.refused, line.why
+    assert "own log" not in line.why
+
+
+def test_nothing_was_written_outside(lines: dict[str, Got], tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp()
+    assert not list(root.rglob("elsewhere"))
+
+
+def test_it_leaves_no_source_behind(lines: dict[str, Got]) -> None:
+    assert lines
+    assert "made_up" not in SOURCES
