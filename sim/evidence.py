@@ -7,6 +7,7 @@ hospital with `patients` training patients, by the site's own arithmetic (`clien
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from client.spending import planned
 from privacy.accounting import Event
@@ -75,12 +76,12 @@ def measured_epsilon(recipe: Recipe, event: Event, effort: Effort, seed: int, wa
 def membership_found(recipe: Recipe, effort: Effort, seed: int, watch: Watch) -> Attack:
     """LiRA, without privacy and with the recipe's."""
     training = replace(membership.BY_HEART, steps=effort.training_steps)
-    options = {"models": effort.models, "training": training, "watch": watch}
-    control = membership.measure(undefended(recipe), seed, **options)
+    attack = partial(membership.measure, models=effort.models, training=training, watch=watch)
+    control = attack(undefended(recipe), seed)
     setting = {"models": effort.models, "members": control.members, "steps": effort.training_steps}
     if not recipe.privacy.epsilon:
         return Attack("membership", control.found, None, None, setting)
-    defended = membership.measure(recipe, seed, **options)
+    defended = attack(recipe, seed)
     return Attack("membership", control.found, defended.found, MOST_FOUND, setting)
 
 

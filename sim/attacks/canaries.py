@@ -34,6 +34,7 @@ imagined honest run, where a guess is right with chance 1 / (1 + e^-|L|).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def lower_bound(
 
     if excess(0.0) >= 0:
         return 0.0
-    return max(0.0, float(brentq(excess, 0.0, _MOST, xtol=1e-6)) - 1e-6)
+    return max(0.0, cast("float", brentq(excess, 0.0, _MOST, xtol=1e-6)) - 1e-6)
 
 
 def measure(

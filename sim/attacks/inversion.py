@@ -125,7 +125,7 @@ def _gradient(site: Site, batch: Batch) -> tuple[Tensor, ...]:
 def _angle(found: tuple[Tensor, ...], released: list[Tensor]) -> Tensor:
     """One minus the cosine between two gradients as whole vectors."""
     product = sum((f * r).sum() for f, r in zip(found, released, strict=True))
-    lengths = [sum(t.square().sum() for t in tensors) for tensors in (found, released)]
+    lengths = [torch.stack([t.square().sum() for t in tensors]).sum() for tensors in (found, released)]
     return 1 - product / (lengths[0] * lengths[1]).clamp(min=1e-24).sqrt()
 
 

@@ -89,7 +89,7 @@ def confidences(site: Site, start: Vectors, member: Tensor, watch: Watch = lambd
         learner,
         trained(learner),
         private(learner, planned(learner)) if within else plain(learner, 1),
-        lambda *_: None,
+        _untouched,
     )
     site.flat.model.eval()
     with torch.inference_mode():
@@ -114,6 +114,10 @@ def found_at(members: Tensor, others: Tensor, false: float = FALSE) -> float:
     allowed = int(false * len(others))
     threshold = others.sort(descending=True).values[allowed]
     return float((members > threshold).double().mean())
+
+
+def _untouched(group: str, grad: Tensor, here: Tensor) -> None:
+    """Correct nothing, as plain FedAvg does."""
 
 
 def _losses(site: Site, batch: Batch) -> Tensor:
