@@ -120,7 +120,8 @@ class Privacy:
     """Patient-level DP-SGD at every site; `epsilon: null` switches it off.
 
     `epsilon`, `delta`: the most that a patient of a site may have paid when the run is over,
-    earlier runs in the same ledger included (delta null: 1/(10 n), n training patients). `noise_multiplier` null: the least that affords all rounds.
+    earlier runs in the same ledger included (delta null: 1/(10 n), n training patients).
+    `noise_multiplier` null: the least that affords all rounds.
     `sampling_rate` null: batch / n.
     """
 

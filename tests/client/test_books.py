@@ -1,6 +1,7 @@
 """D6 and C1 end to end: a site with an older ledger or log does not train, and both sides know."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ from client import app, books
 from client.books import require_witnessed, written_down
 from client.settings import Settings
 from privacy import audit, ledger
-from privacy.heads import Head, countersign
+from privacy.heads import Head, Heads, countersign, countersigned
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, signer
 from privacy.ledger import Cap, spending_from
 from protocol.errors import AdmissionError, PrivacyError
 from protocol.messages import HEADS, WITNESS, Reply, Task, pack_task, unpack_reply
+from server.record import Round
 from server.witness import Witness, open_witness
 from sim.inprocess import identify
 from sim.run import introduce
+from tests.federation import SITES, Federation, cohorts, recipe
 from tests.privacy.test_ledger import EVENT, ask
 
 
@@ -137,3 +140,49 @@ def test_without_a_federation_nothing_is_written(tmp_path: Path) -> None:
     assert books.written_down(alone, Task("train", "r", 1, "x"), reply) is reply
     assert not (tmp_path / "state").exists()
     assert not (tmp_path / FEDERATION).exists()
+
+
+class Keyed(Federation):
+    """Sites with keys and books that outlive a run."""
+
+    def settings(self, run: str, site: str) -> Settings:
+        pins = introduce(self.folder / run, self.sites)
+        return replace(super().settings(run, site), federation=pins)
+
+
+def test_a_whole_run_is_witnessed_to_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Keyed(tmp_path, cohorts(), monkeypatch)
+    record = federation.run(recipe(rounds=2))
+    assert all(site.status == "accepted" for ended in record.rounds for site in ended.sites)
+    for site in SITES:
+        settings = federation.settings("run", site)
+        word = countersigned_by(tmp_path / "run", site)
+        last = audit.verify(settings.books, signer(settings.state / SITE_KEY).public, word["audit"])
+        assert last == word["audit"]
+        kinds = [entry["asked"]["kind"] for entry in audit.read(settings.books)]
+        assert kinds == ["describe", *["train", "evaluate"] * 2, "evaluate"]
+
+
+def test_a_site_whose_log_was_cut_stops_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Keyed(tmp_path, cohorts(), monkeypatch)
+
+    def cut(number: int, news: object) -> None:
+        if isinstance(news, Round) and number == 1:
+            (federation.settings("run", "west").books / audit.FILE).unlink()
+
+    record = federation.run(recipe(rounds=2), watch=cut)
+    (west,) = (site for site in record.rounds[1].sites if site.site == "west")
+    assert west.status == "failed"
+    assert "the audit here lacks entry 3" in west.reason
+    assert {s.site for s in record.rounds[1].sites if s.status == "accepted"} == {"north", "south"}
+    assert "west" not in record.rounds[1].scores
+
+
+def countersigned_by(folder: Path, site: str) -> Heads:
+    found = open_witness(folder)
+    assert found is not None
+    heads = countersigned(signer(folder / COORDINATOR_KEY).public, site, found.facts(site)[WITNESS])
+    assert heads is not None
+    return heads

@@ -112,7 +112,7 @@ def test_over_budget_is_refused_before_training(tmp_path: Path) -> None:
 
     tight = replace(PRIVATE, epsilon=epsilon([Event(2.0, 1.0, STEPS)], DELTA))
     paid(site_at(tmp_path, tight), task(), work)
-    with pytest.raises(BudgetError, match="round 2 would exceed epsilon .*: raise privacy.epsilon"):
+    with pytest.raises(BudgetError, match=r"round 2 would exceed epsilon .*: raise privacy\.epsilon"):
         paid(site_at(tmp_path, tight), task(2), never)
 
 
