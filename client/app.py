@@ -2,7 +2,7 @@
 
 What goes wrong is answered, not raised: our own errors with their text (they carry no
 identifier), anything else by its class name alone, since a stranger's message may quote data;
-the site's log has the rest.
+the site's log has the rest. In a federation with keys no answer leaves before the audit log has it.
 """
 
 import logging
@@ -13,6 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import memory
+from client.books import require_witnessed, written_down
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.ingress import admit
@@ -54,15 +55,25 @@ ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": 
 def answer(message: Message, settings: Settings) -> Message:
     """Do what the message asks and return the reply."""
     task = unpack_task(message)
+    reply = _caught(settings, task, lambda: _answered(settings, task))
+    reply = _caught(settings, task, lambda: written_down(settings, task, reply))
+    return Message(pack_reply(reply), reply_to=message)
+
+
+def _answered(settings: Settings, task: Task) -> Reply:
+    require_witnessed(settings, task)
+    site = open_site(settings, task.recipe)
+    return ANSWERS[task.kind](site, admit(site, task))
+
+
+def _caught(settings: Settings, task: Task, work: Callable[[], Reply]) -> Reply:
     try:
-        site = open_site(settings, task.recipe)
-        reply = ANSWERS[task.kind](site, admit(site, task))
+        return work()
     except ConsiliumError as error:
-        reply = _failed(task, settings, type(error).__name__, str(error))
+        return _failed(task, settings, type(error).__name__, str(error))
     except Exception as error:
         log.exception("%s of round %d failed", task.kind, task.round)
-        reply = _failed(task, settings, type(error).__name__, "the site's own log says more")
-    return Message(pack_reply(reply), reply_to=message)
+        return _failed(task, settings, type(error).__name__, "the site's own log says more")
 
 
 def build_app(settings_of: Callable[[Context], Settings]) -> ClientApp:

@@ -6,7 +6,9 @@ Flower hands them to the client application as `node_config` (scalars only):
     data        folder of its data
     partitions  comma-separated parts of that folder that are this site's; empty: all of it
                 (a simulation splits one folder into several sites)
-    state       folder for what must survive a round: memory, ledger
+    state       folder for what must survive a round: memory, the site's key
+    ledger      folder of what must outlive every run: ledger and audit log; empty: `state`, as in
+                a simulation, where each run has patients of its own
     device      cpu, cuda, cuda:1, ...
     threads     CPU threads for torch; 0 leaves torch's own choice
     policy      file of what this hospital allows; empty: everything, as in a simulation
@@ -32,6 +34,12 @@ class Settings:
     threads: int = 0
     policy: Path | None = None
     federation: Path | None = None
+    ledger: Path | None = None
+
+    @property
+    def books(self) -> Path:
+        """Folder of the ledger and the audit log."""
+        return self.ledger or self.state
 
 
 def to_node_config(settings: Settings) -> dict[str, str | int]:
@@ -45,6 +53,7 @@ def to_node_config(settings: Settings) -> dict[str, str | int]:
         "threads": settings.threads,
         "policy": str(settings.policy or ""),
         "federation": str(settings.federation or ""),
+        "ledger": str(settings.ledger or ""),
     }
 
 
@@ -63,6 +72,7 @@ def from_node_config(config: Mapping[str, object]) -> Settings:
         threads=int(str(config.get("threads", 0))),
         policy=_optional(config.get("policy")),
         federation=_optional(config.get("federation")),
+        ledger=_optional(config.get("ledger")),
     )
 
 

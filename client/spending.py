@@ -1,14 +1,20 @@
-"""What a private round costs, decided at the site before it trains.
+"""What a private round costs, decided and written down at the site before it trains.
+
+    released   a task that was answered before gets its bytes again
+    reserve    the ledger counts the round, or refuses it
+    train      ...
+    store, commit   the reply's bytes, then that they count
+    leave
 
 The site knows its number of patients, so the site turns the recipe's budget into noise:
 sampling rate, steps and (unless the recipe fixes it) the least noise multiplier that affords
-every round. The ledger reserves the round first; what would exceed the budget is refused.
+every round after what the same patients paid in other runs.
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,11 +22,10 @@ from torch import Tensor
 
 from client.site import Site
 from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
-from privacy.ledger import Ledger
+from privacy.ledger import Ask, Cap, History, Ledger, Patients, spending_from
 from privacy.statistics import price
-from protocol.errors import BudgetError
-from protocol.messages import Task
-from protocol.recipe import Recipe
+from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
+from protocol.recipe import Recipe, recipe_hash
 
 
 @dataclass(frozen=True)
@@ -37,25 +42,49 @@ class Spending:
     slots: int = 0
 
 
-def reserve(site: Site, task: Task) -> Spending | None:
-    """Reserve this round in the ledger; None without privacy, `BudgetError` when unaffordable."""
-    budget = site.recipe.privacy.epsilon
-    if budget is None:
-        return None
-    spending = planned(site)
-    _reserve(site, task, task.round, spending.event)
-    return spending
+Work = Callable[[Site, Task, Spending | None], Reply]
+
+
+def paid(site: Site, task: Task, work: Work) -> Reply:
+    """Answer a task by `work`, once its privacy is paid; without privacy there is nothing to pay.
+
+    Raises:
+        BudgetError: if a patient would have paid more than the recipe or the hospital allows.
+        PrivacyError: if the task was asked before with another model.
+    """
+    if site.recipe.privacy.epsilon is None:
+        return work(site, task, None)
+    with spending_from(site.settings.books) as ledger:
+        ask = Ask(task.run, task.round, task.attempt, _question(task))
+        if (kept := ledger.released(ask)) is not None:
+            return reply_from_bytes(kept)
+        patients = ledger.patients(_trained_on(site))
+        spending = planned(site, _elsewhere(ledger, patients, task))
+        ledger.reserve(ask, patients, spending.event, caps(site, spending))
+        reply = work(site, task, spending)
+        reply = replace(reply, facts={**reply.facts, **spent(ledger, patients, spending)})
+        ledger.release(ask, spending.event.steps, reply_to_bytes(reply))
+        return reply
 
 
 @contextmanager
 def pay(site: Site, task: Task) -> Generator[None]:
-    """Reserve the recipe's statistics as round 0 and commit them at the end; `BudgetError` before."""
-    events = statistics(site.recipe).values()
-    for event in events:
-        _reserve(site, task, 0, event)
-    yield
-    for event in events:
-        _ledger(site).commit(_entry(task), 0, event.steps)
+    """Reserve the recipe's statistics as round 0 of the run, release them at the end; `BudgetError` before.
+
+    What was reserved and never released (a crash) is taken up: nothing had come of it.
+    """
+    with spending_from(site.settings.books) as ledger:
+        patients, base = ledger.patients(_trained_on(site)), recipe_hash(site.recipe)
+        asked = [
+            (Ask(task.run, 0, f"statistics/{name}", base), event)
+            for name, event in statistics(site.recipe).items()
+        ]
+        limits = caps(site, planned(site, _elsewhere(ledger, patients, task)))
+        for ask, event in asked:
+            ledger.reserve(ask, patients, event, limits)
+        yield
+        for ask, event in asked:
+            ledger.release(ask, event.steps, b"")
 
 
 def statistics(recipe: Recipe) -> dict[str, Event]:
@@ -65,24 +94,25 @@ def statistics(recipe: Recipe) -> dict[str, Event]:
     return {} if noise is None else {name: price(noise) for name in tables}
 
 
-def commit(site: Site, task: Task, spending: Spending) -> None:
-    """Write down that the reserved steps were taken."""
-    _ledger(site).commit(_entry(task), task.round, spending.event.steps)
+def caps(site: Site, spending: Spending) -> Sequence[Cap]:
+    """Return the most that a patient of this site may have paid when the round is over."""
+    remedy = "raise privacy.epsilon, or let the run go on without this site"
+    return [Cap(site.recipe.privacy.epsilon or 0, spending.delta, remedy)]
 
 
-def spent(site: Site, spending: Spending) -> dict[str, Any]:
-    """Return what the run has cost this site's patients so far, by both accountants."""
-    events = tuple(_ledger(site).events())
+def spent(ledger: Ledger, patients: Patients, spending: Spending) -> dict[str, Any]:
+    """Return what the patient who paid most has paid so far, in all runs, by both accountants."""
+    histories = ledger.histories(patients)
     return {
-        "epsilon": epsilon(events, spending.delta),
-        "epsilon_pld": epsilon_pld(events, spending.delta),
+        "epsilon": max(epsilon(history, spending.delta) for history in histories),
+        "epsilon_pld": max(epsilon_pld(history, spending.delta) for history in histories),
         "delta": spending.delta,
         "noise_multiplier": spending.event.noise_multiplier,
     }
 
 
-def planned(site: Site) -> Spending:
-    """Return one round's spending under the recipe at this site."""
+def planned(site: Site, before: Sequence[History] = ((),)) -> Spending:
+    """Return one round's spending under the recipe, for patients who paid `before` in other runs."""
     recipe, privacy = site.recipe, site.recipe.privacy
     owners = site.cohort.patient[site.rows]
     cases_of = [site.rows[owners == patient] for patient in owners.unique()]
@@ -94,33 +124,28 @@ def planned(site: Site) -> Spending:
     if slots:  # an epoch is one event, and nothing is gained from drawing
         rate, steps = 1.0, recipe.training.epochs
     delta = privacy.delta or 1 / (10 * patients)
-    before = tuple(statistics(recipe).values())
-    budget = privacy.epsilon or 0
-    noise = privacy.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
+    measured = tuple(statistics(recipe).values())
+    noise = privacy.noise_multiplier or max(
+        _least_noise(privacy.epsilon or 0, delta, rate, steps * recipe.rounds, (*history, *measured))
+        for history in before
+    )
     return Spending(Event(noise, rate, steps), delta, expected, cases_of, slots)
 
 
 @lru_cache(maxsize=256)
-def _least_noise(budget: float, delta: float, rate: float, steps: int, before: tuple[Event, ...]) -> float:
+def _least_noise(budget: float, delta: float, rate: float, steps: int, before: History) -> float:
     return calibrate(budget, delta, rate, steps, before)
 
 
-def _reserve(site: Site, task: Task, number: int, event: Event) -> None:
-    ledger, budget, delta = _ledger(site), site.recipe.privacy.epsilon or 0, planned(site).delta
-    if ledger.would_exceed(budget, delta, event):
-        spent_so_far = epsilon(tuple(ledger.events()), delta)
-        msg = (
-            f"round {number} would exceed epsilon {budget:g} at delta {delta:.3g} "
-            f"(spent {spent_so_far:.3f}): raise privacy.epsilon, or let the run go on without this site"
-        )
-        raise BudgetError(msg)
-    ledger.reserve(_entry(task), number, event)
+def _elsewhere(ledger: Ledger, patients: Patients, task: Task) -> Sequence[History]:
+    return ledger.histories(patients, lambda each: each.ask.run != task.run)
 
 
-def _ledger(site: Site) -> Ledger:
-    return Ledger(site.settings.state / "ledger.jsonl")
+def _trained_on(site: Site) -> list[str]:
+    cohort = site.cohort
+    return [cohort.patients[index] for index in cohort.patient[site.rows].unique().tolist()]
 
 
-def _entry(task: Task) -> str:
-    # A repeated round draws fresh noise and is a second release: its attempt is its own entry.
-    return f"{task.run}/{task.attempt}"
+def _question(task: Task) -> str:
+    # Not `facts`: what the coordinator tells besides changes when it asks again.
+    return fingerprint(pack_task(replace(task, facts={})))[0]

@@ -1,10 +1,10 @@
 """One round at a site, top to bottom.
 
-    spend      reserve this round's privacy events in the ledger, or refuse
+    spend      `spending.paid` reserves the round's privacy events in the ledger, or refuses
     load       the global parameters, and what the site remembers
     walk       for each step: gradient -> the strategy's correction -> optimiser
     subtract   update = local - global, in place
-    release    the last look, then the ledger's commit
+    release    the last look; then the ledger keeps the reply, and it leaves
 
 A gradient comes from one of two sources with one shape: `plain` (the batch's mean loss) or
 `private` (per-patient clipped, summed, noised). The rest of the loop cannot tell.
@@ -24,7 +24,7 @@ from client import memory
 from client.egress import release
 from client.sampling import in_turn, poisson, seeded, shuffled
 from client.site import Site
-from client.spending import Spending, commit, reserve, spent
+from client.spending import Spending, paid
 from client.standardise import standardised
 from models.masking import modality_dropout
 from models.objectives import case_losses, total_loss
@@ -44,12 +44,14 @@ Losses = Iterator[Tensor]
 
 def train(site: Site, task: Task) -> Reply:
     """Train one round on `task.vectors` and answer with the update."""
-    started = time.perf_counter()
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
-    site = standardised(site, task)
-    spending = reserve(site, task)
+    return paid(standardised(site, task), task, _round)
+
+
+def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
+    started = time.perf_counter()
     here = partial(_moved, device=site.settings.device)
     task = replace(task, vectors=here(task.vectors), received={n: here(v) for n, v in task.received.items()})
     kept = {n: here(v) for n, v in memory.recall(site.folder(task.run), task.round).items()}
@@ -61,9 +63,6 @@ def train(site: Site, task: Task) -> Reply:
     facts = {"seconds": time.perf_counter() - started}
     if spending is None:
         facts["loss"] = loss
-    else:
-        commit(site, task, spending)
-        facts |= spent(site, spending)
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
 
 

@@ -1,173 +1,377 @@
-"""What a cohort's patients have paid, written down before it is spent.
+"""What each patient has paid, written down before it is spent, and kept for longer than any run.
 
-    {"do": "reserve", "run": "b1/1", "round": 3, "noise_multiplier": 1.1, "sampling_rate": 0.1, "steps": 10}
-    {"do": "commit", "run": "b1/1", "round": 3, "steps": 10}
+    released   a task that was answered before gets the same bytes again, and pays nothing
+    reserve    the round's steps count from here on, or are refused
+    release    the reply's bytes are on the disk, then the ledger says so; only now may they leave
 
-A round reserves its steps, trains, and commits what it took. A line is on the disk before
-`reserve` or `commit` returns, so that whatever instant a process is killed at, the ledger holds
-at least what was released: a reservation without its commit counts in full. A line that was
-being written when the power failed is the last one and lacks its newline; nothing had come of
-it, and the next append cuts it off. Any other damage is somebody's hand, and is refused.
+Whatever instant a process is killed at, the ledger holds at least what was released: a
+reservation counts in full until its release says how many steps were really taken. A task that
+comes again while its reservation is open takes it up: nothing had left, since what leaves is
+released before.
 
-Lines are appended under a lock of the file, so that two runs on one machine share one ledger.
-The durable, cross-run ledger takes this seam.
+A *cohort* is a set of patients, each a pseudonym: an HMAC of its name under a key that stays
+in this folder. Cohorts overlap, and a patient pays for every event of every cohort that it is in:
+
+    history(p) = events of all cohorts that hold p
+    cost of an event for a cohort = max over its patients of epsilon(history(p) + event)
+
+Patients in the same cohorts have one history, and a history that another contains costs no more:
+an accountant is asked about the few that are left, not about each patient. The histories are of
+all runs, all recipes, all federations: they are the patient's, not the run's.
+
+    FOLDER/
+      ledger.sqlite   what happened (`privacy.store`): {"do": "reserve", ...}, {"do": "release", ...}
+      ledger.lock     held by the one process that spends
+      cohort.key      32 bytes; without it no patient is known again
+      replies/        released bytes, until a later round of their run is released
 """
 
-import fcntl
+import hmac
 import json
 import os
-from collections.abc import Generator
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from privacy import store
 from privacy.accounting import Event, epsilon
-from protocol.errors import PrivacyError, SettingsError
+from privacy.heads import Head
+from protocol.errors import BudgetError, PrivacyError, SettingsError
 
-_FIELDS = {
-    "reserve": {
-        "do": str,
-        "run": str,
-        "round": int,
-        "noise_multiplier": float,
-        "sampling_rate": float,
-        "steps": int,
-    },
-    "commit": {"do": str, "run": str, "round": int, "steps": int},
-}
+FILE, KEY, REPLIES = "ledger.sqlite", "cohort.key", "replies"
+PSEUDONYM_BYTES = 16
+
+Price = Callable[[Iterable[Event], float], float]
+"""An accountant: (events, delta) -> epsilon."""
+History = tuple[Event, ...]
+"""Events with equal ones added up, in a fixed order."""
+Which = Callable[["Reservation"], bool]
+"""Which reservations are asked about."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One task: what the coordinator calls it, and `base`, a hash of all that it was asked with."""
+
+    run: str
+    round: int
+    attempt: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The most that a patient may have paid: `epsilon` at `delta`; `remedy` ends the refusal's message.
+
+    `of_run` limits the asking run's own events instead of the patient's whole history.
+    """
+
+    epsilon: float
+    delta: float
+    remedy: str
+    of_run: bool = False
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A cohort: its name, a hash of its patients, and their pseudonyms in ascending order."""
+
+    cohort: str
+    pseudonyms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a task has reserved, and what it took once released.
+
+    `caps` are (epsilon, delta), those on the whole history; `at` is when, in ISO 8601.
+    """
+
+    counter: int
+    at: str
+    ask: Ask
+    cohort: str
+    event: Event
+    caps: tuple[tuple[float, float], ...]
+    taken: int | None = None
+    reply: str = ""
+
+    @property
+    def counted(self) -> Event:
+        """The steps taken, or all that are reserved."""
+        return self.event if self.taken is None else replace(self.event, steps=self.taken)
+
+
+@contextmanager
+def spending_from(folder: Path, price: Price = epsilon) -> Generator["Ledger"]:
+    """Open the ledger in `folder` for this process alone; it is made if there is none.
+
+    Raises:
+        SettingsError: if another process has it, or the machine does not let us write it.
+        PrivacyError: if it is not as it was written.
+    """
+    with store.writing(folder / FILE) as db:
+        ledger = Ledger(folder, db, price)
+        ledger.begin()
+        yield ledger
+
+
+@contextmanager
+def reading(folder: Path, price: Price = epsilon) -> Generator["Ledger"]:
+    """Open the ledger in `folder` to look at it, also while a round is spending from it."""
+    with store.reading(folder / FILE) as db:
+        yield Ledger(folder, db, price)
+
+
+def stands(folder: Path, seen: Head) -> bool:
+    """Return whether the ledger in `folder`, if any, has gone through `seen`."""
+    return _peek(folder, lambda db: store.holds(db, seen), otherwise=seen == Head())
+
+
+def head(folder: Path) -> Head:
+    """Return where the ledger in `folder` stands; one that does not exist stands at its beginning."""
+    return _peek(folder, store.head, otherwise=Head())
 
 
 class Ledger:
-    """The reservations and commits in one file, which only its owner may read (0600)."""
+    """Reservations and releases of one file; `spending_from` and `reading` open it."""
 
-    def __init__(self, path: Path) -> None:
-        """Take the file's path; file and folder are made with the first reservation."""
-        self._path = path
+    def __init__(self, folder: Path, db: sqlite3.Connection, price: Price) -> None:
+        self._folder, self._db, self._price = folder, db, price
+        self._key_check = ""
+        self.reservations: dict[int, Reservation] = {}
+        """By the counter of their entry, in order."""
+        with store.reachable(folder / FILE):
+            self._replay()
 
-    def reserve(self, run: str, number: int, event: Event) -> None:
-        """Count `event` from now on; a second reservation of one round counts besides the first."""
-        with self._locked() as file:
-            _append(file, {"do": "reserve", "run": run, "round": number, **asdict(event)})
+    def begin(self) -> None:
+        """Write a new ledger's first entry; SettingsError where the key is not an old one's."""
+        check = hmac.digest(self._key(), b"check", "sha256").hex()
+        if not self._key_check:
+            with store.reachable(self._folder / FILE):
+                self._append({"do": "begin", "key": check})
+        if check != self._key_check:
+            raise SettingsError(
+                f"{self._folder / KEY}: not the key that this ledger's patients are kept under: restore it "
+                "together with the ledger; with another one nobody's past would be known"
+            )
 
-    def commit(self, run: str, number: int, steps: int) -> None:
-        """Write down the `steps` that the round took of the latest open reservation it made.
+    def patients(self, names: Iterable[str]) -> Patients:
+        """Return the cohort of patients with these names; the order and repetitions do not matter."""
+        key = self._key()
+        each = {hmac.digest(key, b"patient\0" + name.encode(), "sha256") for name in names}
+        pseudonyms = sorted(pseudonym[:PSEUDONYM_BYTES].hex() for pseudonym in each)
+        return Patients(_cohort(pseudonyms), tuple(pseudonyms))
+
+    def released(self, ask: Ask) -> bytes | None:
+        """Return the bytes that this task was answered with; None if it was not answered yet.
 
         Raises:
-            PrivacyError: if the round has nothing reserved, or took more than that.
+            PrivacyError: if the task was asked before with something else, or its bytes are gone.
         """
-        line = {"do": "commit", "run": run, "round": number, "steps": steps}
-        with self._locked() as file:
-            file.seek(0)
-            try:
-                _Replay(self._path, file.read()).take(line)
-            except ValueError as error:
-                raise PrivacyError(f"{self._path}: {error}") from error
-            _append(file, line)
-
-    def events(self, run: str | None = None) -> list[Event]:
-        """Return what counts, of one run or of all: commits, and open reservations in full."""
-        with self._reachable():
-            text = self._path.read_bytes() if self._path.exists() else b""
-        return _Replay(self._path, text).events(run)
-
-    def would_exceed(self, budget: float, delta: float, event: Event) -> bool:
-        """Return whether everything so far and `event` cost more than epsilon `budget`."""
-        return epsilon([*self.events(), event], delta) > budget
-
-    @contextmanager
-    def _locked(self) -> Generator[BinaryIO]:
-        """Open the file, alone, without a torn last line."""
-        with self._reachable():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self._path.exists()
-            with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                os.fchmod(file.fileno(), 0o600)
-                _cut_torn_line(file)
-                yield file
-            if new:
-                _sync_folder(self._path.parent)
-
-    @contextmanager
-    def _reachable(self) -> Generator[None]:
+        known = self._reserved(ask)
+        if known is None or known.taken is None:
+            return None
         try:
-            yield
-        except OSError as error:
-            raise SettingsError(
-                f"{self._path}: {error.strerror}: free its disk or correct its owner; "
-                "without a ledger nothing is released"
-            ) from error
+            reply = self._file(ask).read_bytes()
+        except OSError:
+            reply = b""
+        if sha256(reply).hexdigest() != known.reply:
+            raise PrivacyError(
+                f"round {ask.round} was released before and its bytes are not kept any more: go on with "
+                "the next round, or ask with a new attempt, which spends again"
+            )
+        return reply
 
+    def reserve(self, ask: Ask, patients: Patients, event: Event, caps: Sequence[Cap]) -> None:
+        """Count `event` for `patients` from now on; an open reservation of the same is taken up.
 
-class _Replay:
-    """Lines in order; knows each reservation's steps and which of them are still open."""
-
-    def __init__(self, path: Path, text: bytes) -> None:
-        self._counted: list[tuple[str, Event]] = []
-        self._open: dict[tuple[str, int], list[int]] = {}
-        *whole, _torn = text.split(b"\n")
-        for number, line in enumerate(whole, 1):
-            try:
-                self.take(_decoded(line))
-            except (ValueError, RecursionError, PrivacyError) as error:
-                raise PrivacyError(
-                    f"{path}, line {number}: {error}. The ledger was changed by hand or by a failing disk: "
-                    "restore it from a backup; what it no longer says was spent all the same"
-                ) from error
-
-    def events(self, run: str | None) -> list[Event]:
-        return [event for owner, event in self._counted if run in (None, owner)]
-
-    def take(self, line: dict[str, Any]) -> None:
-        """Count one line; ValueError if it cannot follow those before."""
-        run, number = line["run"], line["round"]
-        if line["do"] == "reserve":
-            self._open.setdefault((run, number), []).append(len(self._counted))
-            event = Event(line["noise_multiplier"], line["sampling_rate"], line["steps"])
-            self._counted.append((run, event))
+        Raises:
+            BudgetError: if a patient would have paid more than one of `caps`; nothing is written.
+            PrivacyError: if the task was asked before with something else, or was answered.
+        """
+        known = self._reserved(ask)
+        if known is not None and known.taken is not None:
+            raise PrivacyError(f"round {ask.round} of run '{ask.run}' was released: it is not paid twice")
+        taken_up = known is not None and (known.cohort, known.event) == (patients.cohort, event)
+        self._afford(ask, patients, () if taken_up else (event,), caps)
+        if taken_up:
             return
-        still_open = self._open.get((run, number))
-        if not still_open:
-            raise ValueError(f"run {run} commits round {number}, which it has not reserved")
-        place = still_open.pop()
-        reserved = self._counted[place][1]
-        if not 0 <= line["steps"] <= reserved.steps:
-            raise ValueError(f"round {number} took {line['steps']} steps of {reserved.steps} reserved")
-        event = Event(reserved.noise_multiplier, reserved.sampling_rate, line["steps"])
-        self._counted[place] = (run, event)
+        limits = [(cap.epsilon, cap.delta) for cap in caps if not cap.of_run]
+        body = {"do": "reserve", "ask": asdict(ask), "cohort": patients.cohort, "event": asdict(event)}
+        with store.reachable(self._folder / FILE):
+            self._append(body | {"caps": limits}, patients)
+
+    def release(self, ask: Ask, steps: int, reply: bytes) -> None:
+        """Keep the reply's bytes, then write down the `steps` that it took; then it may leave.
+
+        Raises:
+            PrivacyError: if nothing is reserved for the task, or it took more.
+        """
+        known = self._reserved(ask)
+        if known is None or known.taken is not None:
+            raise PrivacyError(f"run '{ask.run}' releases round {ask.round}, which it has not reserved")
+        if not 0 <= steps <= known.event.steps:
+            raise PrivacyError(f"round {ask.round} took {steps} steps of {known.event.steps} reserved")
+        digest = sha256(reply).hexdigest()
+        with store.reachable(self._folder / FILE):
+            _write_durably(self._file(ask), reply)
+            self._append({"do": "release", "reserved": known.counter, "steps": steps, "reply": digest})
+            self._prune(ask)
+
+    def histories(self, patients: Patients, of: Which | None = None) -> list[History]:
+        """Return what these patients have paid: the histories that no other contains, at least one."""
+        counted: dict[str, list[Event]] = {}
+        for reservation in filter(of, self.reservations.values()):
+            counted.setdefault(reservation.cohort, []).append(reservation.counted)
+        with store.reachable(self._folder / FILE):
+            patterns = self._patterns(patients)
+        return _maximal({_added_up(e for name in p for e in counted.get(name, ())) for p in patterns})
+
+    def spent(self, patients: Patients, delta: float, of: Which | None = None) -> float:
+        """Return the epsilon at `delta` of the patient who has paid most."""
+        return max(self._price(history, delta) for history in self.histories(patients, of))
+
+    def enrolled(self, cohort: str) -> Patients:
+        """Return a cohort that has reserved something."""
+        found = self._db.execute("SELECT patient FROM members WHERE cohort = ? ORDER BY patient", (cohort,))
+        return Patients(cohort, tuple(row[0] for row in found))
+
+    # -- Reading ------------------------------------------------------------------------------------
+    def _replay(self) -> None:
+        for counter, body in store.entries(self._db):
+            try:
+                self._take(counter, body)
+            except (KeyError, TypeError, ValueError, PrivacyError) as error:
+                raise store.damaged(counter, f"makes no sense ({error!r})") from error
+        for cohort in {reservation.cohort for reservation in self.reservations.values()}:
+            if _cohort(self.enrolled(cohort).pseudonyms) != cohort:
+                raise store.damaged(store.head(self._db).counter, f"cohort {cohort} has lost or won patients")
+
+    def _take(self, counter: int, body: Mapping[str, Any]) -> None:
+        if body["do"] == "begin":
+            self._key_check = body["key"]
+        elif body["do"] == "reserve":
+            event, ask = Event(**body["event"]), Ask(**body["ask"])
+            caps = tuple((e, d) for e, d in body["caps"])
+            self.reservations[counter] = Reservation(counter, body["at"], ask, body["cohort"], event, caps)
+        elif body["do"] == "release":
+            known = self.reservations[body["reserved"]]
+            self.reservations[known.counter] = replace(known, taken=body["steps"], reply=body["reply"])
+        else:
+            raise ValueError(body["do"])
+
+    def _reserved(self, ask: Ask) -> Reservation | None:
+        """Return the latest reservation of this task; PrivacyError if the name meant another one."""
+        named = (r for r in reversed(self.reservations.values()) if replace(r.ask, base=ask.base) == ask)
+        known = next(named, None)
+        if known is not None and known.ask != ask:
+            raise PrivacyError(
+                f"round {ask.round} of run '{ask.run}' was asked before from another model or recipe: two "
+                "answers under one name would be two releases for one price; ask with a new attempt"
+            )
+        return known
+
+    def _patterns(self, patients: Patients) -> set[frozenset[str]]:
+        """Return the sets of cohorts that any of these patients is in."""
+        found = self._db.execute(_PATTERNS, (json.dumps(patients.pseudonyms),))
+        return {frozenset(text.split(",")) if text else frozenset() for (text,) in found}
+
+    def _afford(self, ask: Ask, patients: Patients, more: History, caps: Sequence[Cap]) -> None:
+        for cap in caps:
+            for history in self.histories(patients, _of(ask.run) if cap.of_run else None):
+                # Not "> epsilon": what no accountant can put a number on is not affordable either.
+                if not self._price((*history, *more), cap.delta) <= cap.epsilon:
+                    raise BudgetError(
+                        f"round {ask.round} would exceed epsilon {cap.epsilon:g} at delta {cap.delta:.3g} "
+                        f"(spent {self._price(history, cap.delta):.3f}): {cap.remedy}"
+                    )
+
+    # -- Writing ------------------------------------------------------------------------------------
+    def _append(self, body: dict[str, Any], patients: Patients | None = None) -> None:
+        body = body | {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+        with store.transaction(self._db):
+            if patients is not None:
+                rows = ((p, patients.cohort) for p in patients.pseudonyms)
+                self._db.executemany("INSERT OR IGNORE INTO members VALUES (?, ?)", rows)
+            counter = store.append(self._db, body)
+        self._take(counter, body)
+
+    def _key(self) -> bytes:
+        path = self._folder / KEY
+        with store.reachable(path):
+            if not path.exists() and not self._key_check:
+                _write_durably(path, os.urandom(32))
+            return path.read_bytes() if path.exists() else b""
+
+    def _file(self, ask: Ask) -> Path:
+        # The coordinator chose run and attempt: they are not names of files here.
+        run, attempt = (sha256(text.encode()).hexdigest()[:32] for text in (ask.run, ask.attempt))
+        return self._folder / REPLIES / f"{run}.{ask.round}.{attempt}"
+
+    def _prune(self, ask: Ask) -> None:
+        kept = self._file(ask)
+        run = kept.name.partition(".")[0]
+        for path in kept.parent.glob(f"{run}.*"):
+            if int(path.name.split(".")[1]) < ask.round:
+                path.unlink()
 
 
-def _decoded(line: bytes) -> dict[str, Any]:
-    found = json.loads(line)
-    kind = found.get("do") if isinstance(found, dict) else None
-    fields = _FIELDS.get(kind) if isinstance(kind, str) else None
-    if fields is None or found.keys() != fields.keys():
-        raise ValueError("neither a reservation nor a commit")
-    for name, kind in fields.items():
-        if type(found[name]) not in ({kind, int} if kind is float else {kind}):
-            raise ValueError(f"'{name}' must be {kind.__name__}")
-    return found
+_PATTERNS = """
+WITH asked(patient) AS (SELECT value FROM json_each(?))
+SELECT DISTINCT cohorts FROM (
+    SELECT group_concat(cohort) AS cohorts FROM asked LEFT JOIN members USING (patient) GROUP BY patient
+)
+"""
 
 
-def _append(file: BinaryIO, line: dict[str, Any]) -> None:
-    file.seek(0, os.SEEK_END)
-    file.write(json.dumps(line).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+def _peek(folder: Path, look: Callable[[sqlite3.Connection], Any], otherwise: Any) -> Any:
+    if not (folder / FILE).exists():
+        return otherwise
+    with store.reading(folder / FILE) as db, store.reachable(folder / FILE):
+        return look(db)
 
 
-def _cut_torn_line(file: BinaryIO) -> None:
-    text = file.read()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        file.truncate(whole)
+def _of(run: str) -> Which:
+    return lambda reservation: reservation.ask.run == run
+
+
+def _cohort(pseudonyms: Sequence[str]) -> str:
+    return sha256("".join(pseudonyms).encode()).hexdigest()[:32]
+
+
+def _added_up(events: Iterable[Event]) -> History:
+    steps: Counter[Event] = Counter()
+    for event in events:
+        steps[replace(event, steps=0)] += event.steps
+    together = (replace(event, steps=n) for event, n in steps.items() if n)
+    return tuple(sorted(together, key=repr))
+
+
+def _maximal(histories: set[History]) -> list[History]:
+    return sorted(
+        (h for h in histories if not any(_within(h, other) for other in histories if other != h)),
+        key=repr,
+    )
+
+
+def _within(history: History, other: History) -> bool:
+    steps = {replace(event, steps=0): event.steps for event in other}
+    return all(steps.get(replace(event, steps=0), 0) >= event.steps for event in history)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    partial.replace(path)
+    store.sync_folder(path.parent)

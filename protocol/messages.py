@@ -12,11 +12,14 @@ vector's own memory: nothing is copied until a real wire serialises it.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from hashlib import sha256
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from protocol.errors import WireError
@@ -28,6 +31,9 @@ RAW = "consilium.float32.le"
 VERSION = 1
 KINDS = {"describe": "query", "train": "train", "evaluate": "evaluate"}
 """What a site can be asked -> Flower's message type."""
+
+WITNESS, HEADS = "witness", "heads"
+"""Facts of a task and of a reply: where the site's ledger and audit log stand (`privacy.heads`)."""
 
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -114,7 +120,31 @@ def pack_reply(reply: Reply) -> RecordDict:
 
 def unpack_reply(message: Message) -> Reply:
     """Read a reply; `WireError` when it is not one of ours."""
-    facts, vectors, named = _read(message)
+    return _reply(*_read(message))
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """Write a reply as bytes to keep; equal replies give equal bytes."""
+    return recorddict_to_proto(_solid(pack_reply(reply))).SerializeToString()
+
+
+def reply_from_bytes(kept: bytes) -> Reply:
+    """Read what `reply_to_bytes` wrote."""
+    return _reply(*_records_read(recorddict_from_proto(Proto.FromString(kept))))
+
+
+def fingerprint(content: RecordDict) -> tuple[str, int]:
+    """Return SHA-256 and size in bytes of a message's content: its facts, and every vector with its name."""
+    written, arrays = cast("ConfigRecord", content["facts"]), cast("ArrayRecord", content["vectors"])
+    facts = str(written["json"]).encode()
+    digest = sha256(facts)
+    for key, array in sorted(arrays.items()):
+        digest.update(f"\n{key} {len(array.data)}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest(), len(facts) + payload_bytes(content)
+
+
+def _reply(facts: dict[str, Any], vectors: Vectors, named: dict[str, Vectors]) -> Reply:
     return _shaped(
         lambda: Reply(
             site=str(facts["site"]),
@@ -136,9 +166,14 @@ def payload_bytes(content: RecordDict) -> int:
 def solidify(message: Message) -> Message:
     """Turn borrowed buffers into bytes of the message's own, for a wire that needs bytes."""
     if message.has_content():
-        for array in _arrays(message.content):
-            array.data = bytes(array.data)
+        _solid(message.content)
     return message
+
+
+def _solid(content: RecordDict) -> RecordDict:
+    for array in _arrays(content):
+        array.data = bytes(array.data)
+    return content
 
 
 def _arrays(content: RecordDict) -> Iterator[Array]:
@@ -166,8 +201,12 @@ def _array(vector: Tensor) -> Array:
 
 
 def _read(message: Message) -> tuple[dict[str, Any], Vectors, dict[str, Vectors]]:
+    return _records_read(message.content if message.has_content() else RecordDict())
+
+
+def _records_read(content: RecordDict) -> tuple[dict[str, Any], Vectors, dict[str, Vectors]]:
     try:
-        written, arrays = message.content["facts"], message.content["vectors"]
+        written, arrays = content["facts"], content["vectors"]
         if not (isinstance(written, ConfigRecord) and isinstance(arrays, ArrayRecord)):
             raise TypeError
         facts = json.loads(str(written["json"]))

@@ -119,8 +119,9 @@ class Training:
 class Privacy:
     """Patient-level DP-SGD at every site; `epsilon: null` switches it off.
 
-    `epsilon`, `delta`: the budget of the whole run at one site (delta null: 1/(10 n),
-    n training patients). `noise_multiplier` null: the least that affords all rounds.
+    `epsilon`, `delta`: the most that a patient of a site may have paid when the run is over,
+    earlier runs in the same ledger included (delta null: 1/(10 n), n training patients).
+    `noise_multiplier` null: the least that affords all rounds.
     `sampling_rate` null: batch / n.
 
     `clipping`: a patient's gradient is bounded as a whole, or each group's part of it by itself.

@@ -29,6 +29,7 @@ from server.roster import Member
 from server.rounds import Plan, evaluate, run
 from server.tracking import Tracker
 from server.wire import Wire
+from server.witness import open_witness
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 
@@ -51,7 +52,8 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     """Start the run in `config["folder"]`, or go on with it, and take it to its end.
 
     `config`: `folder`, `sites` (how many to wait for), `tracking` ("" SQLite in the folder's
-    parent, "off", or a server's URI).
+    parent, "off", or a server's URI), `coordinator` (folder of what outlives its runs: its key, the
+    federation's keys, the witness; by default the run's own).
     """
     folder = Path(str(config["folder"]))
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
@@ -67,7 +69,8 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     write_atomically(folder / "record.json", to_json(record))
     tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
     book = Book(folder, recipe, record, watch, tracker)
-    plan = Plan(folder.name, recipe, text, strategy, members)
+    witness = open_witness(Path(str(config.get("coordinator", folder))))
+    plan = Plan(folder.name, recipe, text, strategy, members, witness=witness)
     return attend(plan, wire, state, book)
 
 

@@ -10,14 +10,16 @@ Steps 3's sum and the strategy's state are the only model-sized things held, bes
 reply in hand, whatever the number of sites.
 """
 
+import logging
 import math
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from protocol.errors import AdmissionError, QuorumError
-from protocol.messages import Task
+from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
 from protocol.update import Update
 from server.admission import check, numbers, scores
@@ -25,7 +27,10 @@ from server.book import Book
 from server.record import Round, Scores, SiteRound
 from server.roster import Member, choose
 from server.wire import Arrival, Wire
+from server.witness import Witness
 from strategies.base import State, Strategy
+
+log = logging.getLogger("consilium.rounds")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class Plan:
     strategy: Strategy
     members: Sequence[Member]
     attempt: str = field(default_factory=lambda: secrets.token_hex(4))
+    witness: Witness | None = None
+
+    def told(self, site: str) -> dict[str, Any]:
+        """Return what any task to `site` carries besides."""
+        return self.witness.facts(site) if self.witness else {}
 
 
 @dataclass
@@ -87,7 +97,7 @@ def admitted(
     few were accepted.
     """
     for (member, task), arrival in zip(tasks, arrivals, strict=True):
-        verdict, update, norm = judge(member, task, arrival)
+        verdict, update, norm = judge(member, task, arrival, plan.witness)
         heard.sites.append(verdict)
         book.heard(task.round, verdict)
         if update is not None:
@@ -99,7 +109,9 @@ def admitted(
         raise QuorumError(msg)
 
 
-def judge(member: Member, task: Task, arrival: Arrival) -> tuple[SiteRound, Update | None, float]:
+def judge(
+    member: Member, task: Task, arrival: Arrival, witness: Witness | None = None
+) -> tuple[SiteRound, Update | None, float]:
     """Return what the record says of this site, its update if accepted, and its norm."""
     known = SiteRound(
         member.site,
@@ -112,6 +124,8 @@ def judge(member: Member, task: Task, arrival: Arrival) -> tuple[SiteRound, Upda
     if arrival.reply is None:
         return known, None, 0.0
     try:
+        if witness is not None:
+            witness.note(member.site, arrival.reply)
         update, norm = check(arrival.reply, task, member.owned)
         told = numbers(arrival.reply.facts, ("loss", "seconds", *_PRIVACY))
     except AdmissionError as error:
@@ -128,7 +142,8 @@ def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
         for name in plan.strategy.sends
     }
     vectors = {group: state.parameters[group] for group in owned}
-    return Task("train", plan.run, number, plan.text, plan.attempt, vectors, received)
+    told = plan.told(member.site)
+    return Task("train", plan.run, number, plan.text, plan.attempt, vectors, received, told)
 
 
 def validate(plan: Plan, wire: Wire, state: State, number: int) -> dict[str, Scores]:
@@ -149,15 +164,25 @@ def evaluate(
         if not member.summary.cases.get(split):
             continue
         vectors = {g: v for g, v in state.parameters.items() if g in member.usable}
-        facts = {"split": split, "subsets": subsets}
+        facts = {"split": split, "subsets": subsets} | plan.told(member.site)
         tasks.append(
             (member.site, Task("evaluate", plan.run, number, plan.text, plan.attempt, vectors, facts=facts))
         )
     found: dict[str, dict[str, Scores]] = {}
     for arrival in wire.ask(tasks, plan.recipe.roster.deadline_s):
-        if arrival.reply is not None:
+        if arrival.reply is not None and _attested(plan, arrival.site, arrival.reply):
             found[arrival.site] = scores(arrival.reply)
     return found
+
+
+def _attested(plan: Plan, site: str, reply: Reply) -> bool:
+    try:
+        if plan.witness:
+            plan.witness.note(site, reply)
+    except AdmissionError as error:
+        log.warning("scores are left out: %s", error)
+        return False
+    return True
 
 
 class Clock:

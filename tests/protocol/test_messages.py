@@ -19,9 +19,12 @@ from protocol.messages import (
     VERSION,
     Reply,
     Task,
+    fingerprint,
     pack_reply,
     pack_task,
     payload_bytes,
+    reply_from_bytes,
+    reply_to_bytes,
     solidify,
     unpack_reply,
     unpack_task,
@@ -233,3 +236,29 @@ def test_any_json_in_any_field_is_a_reply_or_a_wire_error(value: Any) -> None:
             assert isinstance(unpack_reply(_message(content)), Reply)
         except WireError:
             continue
+
+
+def test_a_kept_reply_is_read_as_it_was_and_written_to_the_same_bytes() -> None:
+    update = Update(
+        {"shared": ODD, "head:a": ODD[:2]}, {"shared": 3, "head:a": 1}, 2.0, {"control": {"shared": ODD}}
+    )
+    kept = reply_to_bytes(Reply("north", "train", "r", 4, update, {"epsilon": 0.1 + 0.2}))
+    read = reply_from_bytes(kept)
+    assert reply_to_bytes(read) == kept
+    assert read.update is not None
+    assert _bits(read.update.deltas["shared"]) == _bits(ODD)
+    assert read.facts == {"epsilon": 0.1 + 0.2}
+
+
+def test_a_fingerprint_depends_on_every_fact_and_every_number() -> None:
+    task = Task("train", "r", 1, "x", vectors={"a": torch.zeros(4), "b": torch.zeros(2)})
+    others = [
+        task,
+        Task("train", "r", 1, "y", vectors=task.vectors),
+        Task("train", "r", 1, "x", vectors=task.vectors | {"b": torch.tensor([0.0, -0.0])}),
+        Task("train", "r", 1, "x", vectors={"a": torch.zeros(2), "b": torch.zeros(4)}),
+        Task("train", "r", 1, "x", vectors={"a": torch.zeros(4)}, received={"a": {"b": torch.zeros(2)}}),
+    ]
+    digests = [fingerprint(pack_task(each)) for each in others]
+    assert len({digest for digest, _ in digests}) == len(others)
+    assert fingerprint(_wired(pack_task(task)).content) == digests[0]
