@@ -1,4 +1,4 @@
-"""The command line: `consilium run|report|sim`, one program for three people."""
+"""The command line: `consilium run|report|sim|site|privacy`, one program for three people."""
 
 import os
 import sys
@@ -10,14 +10,18 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import typer
 from click import ClickException
 
+from client.cli import site
 from protocol.errors import ConsiliumError
 from server.cli import report, runs
 from sim.cli import resume, sim
+from sim.privacy_cli import privacy
 
 cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
 runs.command("resume")(resume)
 cli.add_typer(runs, name="run")
 cli.add_typer(sim, name="sim")
+cli.add_typer(site, name="site")
+cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
 
 

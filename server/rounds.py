@@ -38,6 +38,7 @@ class Plan:
     strategy: Strategy
     members: Sequence[Member]
     attempt: str = field(default_factory=lambda: secrets.token_hex(4))
+    signature: str = ""
 
 
 @dataclass
@@ -126,7 +127,9 @@ def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
         for name in plan.strategy.sends
     }
     vectors = {group: state.parameters[group] for group in owned}
-    return Task("train", plan.run, number, plan.text, plan.attempt, vectors, received)
+    return Task(
+        "train", plan.run, number, plan.text, plan.attempt, vectors, received, signature=plan.signature
+    )
 
 
 def validate(plan: Plan, wire: Wire, state: State, number: int) -> dict[str, Scores]:
@@ -148,9 +151,17 @@ def evaluate(
             continue
         vectors = {g: v for g, v in state.parameters.items() if g in member.usable}
         facts = {"split": split, "subsets": subsets}
-        tasks.append(
-            (member.site, Task("evaluate", plan.run, number, plan.text, plan.attempt, vectors, facts=facts))
+        task = Task(
+            "evaluate",
+            plan.run,
+            number,
+            plan.text,
+            plan.attempt,
+            vectors,
+            facts=facts,
+            signature=plan.signature,
         )
+        tasks.append((member.site, task))
     found: dict[str, dict[str, Scores]] = {}
     for arrival in wire.ask(tasks, plan.recipe.roster.deadline_s):
         if arrival.reply is not None:
