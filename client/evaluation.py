@@ -34,16 +34,18 @@ def evaluate(
     recipe: Recipe,
     split: str,
     subsets: Sequence[tuple[str, ...]] | None,
+    *,
     least: int = 1,
 ) -> dict[str, dict[str, Tally]]:
     """Return subset name -> `head/metric` -> tally over the cases of `split`.
 
     `subsets` None: the one name `OWN`. Else each subset of modalities on the cases that have
     all of it, seeing just those; a subset that no case has is left out, and a score over fewer than
-    `least` patients. Surface distances are measured on the test split alone. The model is left in evaluation mode.
+    `least` patients. Surface distances are measured on the test split alone. The model is left in
+    evaluation mode.
     """
     return {
-        name: _score(model, cohort, recipe, rows, present, least, distances=split == "test")
+        name: _score(model, cohort, recipe, rows, present, least=least, distances=split == "test")
         for name, rows, present in _views(cohort, cohort.rows(split), subsets)
         if len(rows)
     }
@@ -63,14 +65,14 @@ def predict(model: nn.Module, cases: Batch, rows: Tensor, present: Tensor) -> di
     return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
-def _score(  # noqa: PLR0917 - what `evaluate` was given, and one view of it
+def _score(
     model: nn.Module,
     cohort: Cohort,
     recipe: Recipe,
     rows: Tensor,
     present: Tensor,
-    least: int,
     *,
+    least: int,
     distances: bool,
 ) -> dict[str, Tally]:
     scores: dict[str, Tally] = {}

@@ -332,7 +332,7 @@ def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
     asked = recipe.privacy
     if asked.epsilon is None:
         if floor.required:
-            yield "privacy.required: the recipe has privacy.epsilon null, and this site trains with privacy only"
+            yield "privacy.required: privacy.epsilon is null, and this site trains with privacy only"
         return
     yield from _above("privacy.epsilon", asked.epsilon, "largest_epsilon_run", floor.largest_epsilon_run)
     yield from _above("privacy.delta", asked.delta, "largest_delta", floor.largest_delta)
@@ -396,7 +396,8 @@ def fits(policy: Policy, task: Task, recipe: Recipe, patients: int, owned: Colle
             f"counts.least_contributors: groups {stray} have fewer than {counts.least_contributors} "
             "training patients behind them here"
         )
-    if recipe.privacy.epsilon is not None and (delta := policy.privacy.delta(recipe, patients)) * patients > 1:
-        reasons.append(f"privacy.delta: {delta:g} is more than one in this site's patients, and promises nothing")
+    delta = policy.privacy.delta(recipe, patients)
+    if recipe.privacy.epsilon is not None and delta * patients > 1:
+        reasons.append(f"privacy.delta: {delta:g} is more than one in this site's patients: an empty promise")
     if reasons:
         raise PolicyError("; ".join(reasons))

@@ -1,5 +1,8 @@
 """`consilium site policy new|check|explain`: a hospital looks at a recipe before anybody trains."""
 
+from bisect import bisect
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +17,7 @@ from client.spending import caps, history, priced
 from imaging.cohort import Cohort, contributed
 from imaging.sources import read_cohort
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon
-from protocol.errors import PolicyError, SettingsError
+from protocol.errors import BudgetError, PolicyError, SettingsError
 from protocol.messages import Task
 from protocol.recipe import Recipe, dump_recipe, load_recipe, recipe_hash
 
@@ -53,10 +56,10 @@ def check(
     loaded = load_recipe(recipe, overrides or [], CATALOGUES)
     here = read_policy(rules)
     typer.echo(f"{loaded.name}: hash {recipe_hash(loaded)}")
-    cohort = None if data is None else _cohort(data, loaded, here)
-    if reasons := refusals(here, loaded, cohort, patients, device, _read(signature)):
+    known = patients or None if data is None else _patients(_cohort(data, loaded, here))
+    if reasons := refusals(here, loaded, known, device=device, signature=_read(signature)):
         raise PolicyError("; ".join(reasons))
-    typer.echo("allowed" if cohort or patients else "allowed, if the cohort is large enough: see --data")
+    typer.echo("allowed" if known is not None else "allowed, if the cohort is large enough: see --data")
 
 
 @policy.command()
@@ -75,16 +78,17 @@ def explain(
     loaded = load_recipe(recipe, overrides or [], CATALOGUES)
     here = read_policy(rules)
     cohort = None if data is None else _cohort(data, loaded, here)
-    known = _patients(cohort) if cohort else patients
+    known = patients or None if cohort is None else _patients(cohort)
+    spent = history(state) if state else ()
     console = Console()
     if loaded.privacy.epsilon is None:
         console.print("no differential privacy: an update may reveal single patients")
     elif known:
-        console.print(price_table(loaded, here, known, history(state) if state else ()))
+        console.print(price_table(loaded, here, known, spent))
     if cohort is not None:
         console.print(group_table(cohort, loaded, here))
     console.print(_rows("what leaves", *statement(here, loaded).items()))
-    reasons = refusals(here, loaded, cohort, patients, device, _read(signature))
+    reasons = refusals(here, loaded, known, device=device, signature=_read(signature), spent=spent)
     for reason in reasons:
         console.print(f"refused: {reason}", style="red", markup=False)
     if not reasons:
@@ -92,27 +96,62 @@ def explain(
 
 
 def refusals(
-    here: Policy, recipe: Recipe, cohort: Cohort | None, patients: int, device: str, signature: str
+    here: Policy,
+    recipe: Recipe,
+    patients: int | None,
+    *,
+    device: str,
+    signature: str,
+    spent: tuple[Event, ...] = (),
 ) -> list[str]:
-    """Return every reason why a site with this policy would refuse, whatever the hour."""
+    """Return every reason why a site with this policy would refuse, whatever the hour.
+
+    `patients` None: not known, and nothing that depends on the cohort is looked at.
+    """
     task = Task("describe", "", 0, dump_recipe(recipe), signature=signature)
     reasons: list[str] = []
     try:
         permit(here, Settings("here", Path(), Path(), device=device), task)
     except PolicyError as error:
         reasons.append(str(error))
-    if cohort is not None or patients:
-        known = patients if cohort is None else _patients(cohort)
+    if patients is not None:
         try:
-            fits(here, task, recipe, known, ())
+            fits(here, task, recipe, patients, ())
         except PolicyError as error:
             reasons.append(str(error))
+    if patients and recipe.privacy.epsilon is not None:
+        reasons += too_dear(here, recipe, patients, spent)
     return reasons
+
+
+def too_dear(here: Policy, recipe: Recipe, patients: int, spent: tuple[Event, ...]) -> Iterator[str]:
+    """Yield why this site would drop out before the recipe's last round."""
+    try:
+        event, delta = priced(recipe, here.privacy, patients)
+    except BudgetError as error:
+        yield str(error)
+        return
+    for cap in caps(recipe, here.privacy, delta):
+        number = first_refused(event, delta, recipe.rounds, cap.epsilon, spent if cap.all_runs else ())
+        if number <= recipe.rounds:
+            yield f"{cap.key}: {cap.epsilon:g} is used up before round {number} of {recipe.rounds}"
+
+
+def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: tuple[Event, ...]) -> int:
+    """Return the first of `rounds` that would exceed `limit`; one more than there are if none does."""
+
+    def exceeds(number: int) -> bool:
+        return epsilon([*spent, replace(event, steps=event.steps * number)], delta) > limit
+
+    return 1 + bisect(range(1, rounds + 1), False, key=exceeds)
 
 
 def price_table(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Table:
     """Return what the recipe costs one of `patients`, of whom the ledger says `spent`."""
-    event, delta = priced(recipe, here.privacy, patients)
+    try:
+        event, delta = priced(recipe, here.privacy, patients)
+    except BudgetError:
+        return _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.rounds} rounds"))
     run = Event(event.noise_multiplier, event.sampling_rate, event.steps * recipe.rounds)
     limits = {cap.key: f"{cap.epsilon:g}" for cap in caps(recipe, here.privacy, delta)}
     return _rows(

@@ -71,9 +71,7 @@ def planned(site: Site) -> Spending:
     return Spending(event, delta, event.sampling_rate * len(cases_of), cases_of)
 
 
-def priced(
-    recipe: Recipe, floor: Floor, patients: int, spent: tuple[Event, ...] = ()
-) -> tuple[Event, float]:
+def priced(recipe: Recipe, floor: Floor, patients: int, spent: tuple[Event, ...] = ()) -> tuple[Event, float]:
     """Return one round's event at a site of so many patients, and the delta it is accounted at.
 
     `spent`: what these patients have paid before, if the budget is for all of it together.
@@ -102,7 +100,8 @@ def caps(recipe: Recipe, floor: Floor, delta: float) -> list[Cap]:
     run = {"epsilon": recipe.privacy.epsilon, "largest_epsilon_run": floor.largest_epsilon_run}
     found = [Cap(f"privacy.{key}", limit, delta) for key, limit in run.items() if limit is not None]
     if floor.largest_epsilon_cohort is not None:
-        found.append(Cap("privacy.largest_epsilon_cohort", floor.largest_epsilon_cohort, delta, all_runs=True))
+        cohort = Cap("privacy.largest_epsilon_cohort", floor.largest_epsilon_cohort, delta, all_runs=True)
+        found.append(cohort)
     return found
 
 
@@ -129,4 +128,3 @@ def history(state: Path) -> tuple[Event, ...]:
 
 def _ledger(site: Site) -> Ledger:
     return Ledger(site.settings.state / "ledger.jsonl")
-

@@ -30,7 +30,6 @@ def exactly(count: int, patients: int) -> int:  # noqa: ARG001 - the signature o
     return count
 
 
-
 @dataclass(frozen=True)
 class Cohort:
     """N cases of a site.

@@ -98,7 +98,8 @@ def member_of(reply: Reply) -> Member:
     A site that declined owns nothing: it is never asked again, and the record says why.
     """
     if reply.error is not None:
-        return Member(reply.site, {}, frozenset(), SiteSummary(reply.site, {}, {}, {}, {}, {}, reply.error[1]))
+        nobody = SiteSummary(reply.site, {}, {}, {}, {}, declined=reply.error[1])
+        return Member(reply.site, {}, frozenset(), nobody)
     try:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
         leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}

@@ -281,8 +281,9 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        "that the sites' numbers do not add up. What is declared in the second table is outside this "
-        "guarantee, and without noise.",
+        "that the sites' numbers do not add up. Outside this guarantee, and without noise: whatever the "
+        "second table says is declared, such as numbers of patients and cases, times and bytes, and scores "
+        f"of {UNIT}s who were not trained on.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
         _what_leaves(record),
@@ -295,7 +296,9 @@ def _what_leaves(record: RunRecord) -> Markup:
     if not sites:
         return Markup()
     kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
-    rows = [(kind, *(tag("td", site.leaves.get(kind, _NONE), class_="text") for site in sites)) for kind in kinds]
+    rows = [
+        (kind, *(tag("td", site.leaves.get(kind, _NONE), class_="text") for site in sites)) for kind in kinds
+    ]
     return table(("what leaves", *(site.site for site in sites)), rows, class_="words")
 
 
