@@ -104,7 +104,7 @@ def trade_off(recipe: Recipe, site: str, cohort: Cohort) -> Table:
     """Return the noise multiplier that each epsilon (rows) needs for each number of rounds (columns)."""
     asked = recipe.privacy.epsilon or 0.0
     rounds = sorted({max(1, round(recipe.rounds * times)) for times in LENGTHS})
-    table = Table("epsilon", *(f"{n} rounds" for n in rounds), title=f"{site}: noise multiplier")
+    table = Table(f"{site}: noise for epsilon", *(f"{n} rounds" for n in rounds))
     for budget in (asked * times for times in BUDGETS):
         free = replace(recipe.privacy, epsilon=budget, noise_multiplier=None)
         prices = [cohort.price(replace(recipe, rounds=n, privacy=free)) for n in rounds]

@@ -10,6 +10,7 @@ from privacy.accounting import Event
 from privacy.keys import signer
 from privacy.ledger import Ledger
 from protocol.errors import SettingsError
+from sim import privacy_cli
 from sim.privacy_cli import privacy
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "heart4.yaml"
@@ -17,8 +18,10 @@ SMALL = ["rounds=2", "training.steps=5", "privacy.delta=1e-3"]
 
 
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+def _wide_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setattr(privacy_cli, "BUDGETS", (1.0,))
+    monkeypatch.setattr(privacy_cli, "LENGTHS", (1.0,))
 
 
 def _plan(*words: str) -> Result:
@@ -32,10 +35,10 @@ def _noise(result: Result) -> float:
 
 
 def test_the_plan_names_noise_steps_and_the_trade_off_of_each_site() -> None:
-    result = _plan("training.batch=64", "--patients", "north=2000,south=500")
+    result = _plan("--patients", "north=400,south=40")
     assert result.exit_code == 0, result.output
-    assert "north: noise multiplier" in result.output
-    assert "south: noise multiplier" in result.output
+    assert "north: noise for epsilon" in result.output
+    assert "south: noise for epsilon" in result.output
     assert "add-or-remove one patient" in result.output
 
 
