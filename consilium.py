@@ -1,4 +1,4 @@
-"""The command line: `consilium run|report|sim|site`, one program for three people."""
+"""The command line: `consilium run|report|sim|site|privacy`, one program for three people."""
 
 import os
 import sys
@@ -20,8 +20,8 @@ cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_hel
 runs.command("resume")(resume)
 cli.add_typer(runs, name="run")
 cli.add_typer(sim, name="sim")
-cli.add_typer(privacy, name="privacy")
 cli.add_typer(site, name="site")
+cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
 
 

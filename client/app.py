@@ -1,5 +1,7 @@
 """The site as a Flower ClientApp: unpack, call, pack.
 
+Every task passes the policy's doors, and every reply the last look, here and nowhere else.
+
 What goes wrong is answered, not raised: our own errors with their text (they carry no
 identifier), anything else by its class name alone, since a stranger's message may quote data;
 the site's log has the rest. In a federation with keys no answer leaves before the audit log has it.
@@ -7,6 +9,7 @@ the site's log has the rest. In a federation with keys no answer leaves before t
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Context, Message
@@ -14,14 +17,16 @@ from flwr.clientapp import ClientApp
 
 from client import memory
 from client.books import require_witnessed, written_down
+from client.egress import allowed, leave, statement
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.ingress import admit
+from client.policy import fits, permit, read_policy
 from client.settings import Settings, from_node_config
 from client.site import Site, open_site
 from client.standardise import standardised
 from client.training import train
-from protocol.errors import ConsiliumError
+from protocol.errors import ConsiliumError, PolicyError
 from protocol.messages import Reply, Task, pack_reply, unpack_task
 
 log = logging.getLogger("consilium.site")
@@ -30,21 +35,32 @@ Answer = Callable[[Site, Task], Reply]
 
 
 def describe(site: Site, task: Task) -> Reply:
-    """Tell the coordinator what it may plan on: counts, no patient."""
+    """Tell the coordinator what it may plan on: counts, no patient, and what will leave."""
     usable: set[str] = set()
     for split in ("train", "validation", "test"):
         usable |= site.cohort.counts(split).keys()
-    facts = {"summary": site.cohort.summary(), "owned": site.owned, "usable": sorted(usable)}
+    facts = {
+        "summary": site.cohort.summary(site.policy.counts.tell),
+        "owned": site.owned,
+        "usable": sorted(usable),
+        "leaves": statement(site.policy, site.recipe),
+    }
     return Reply(site.settings.site, task.kind, task.run, task.round, facts=facts)
 
 
 def evaluate(site: Site, task: Task) -> Reply:
-    """Score the given parameters (or the site's own personal model) on a split."""
+    """Score the given parameters (or the site's own personal model) on a split.
+
+    Nothing is computed where no score may leave.
+    """
+    if not allowed(site):
+        return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": {}})
     site = standardised(site, task)
     kept = memory.recall(site.folder(task.run), task.round + 1)
     site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
-    scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets)
+    least = max(site.policy.counts.least_told, 1)
+    scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets, least=least)
     plain = {s: {name: vars(tally) for name, tally in values.items()} for s, values in scores.items()}
     return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
 
@@ -62,14 +78,19 @@ def answer(message: Message, settings: Settings) -> Message:
 
 def _answered(settings: Settings, task: Task) -> Reply:
     require_witnessed(settings, task)
-    site = open_site(settings, task.recipe)
-    return ANSWERS[task.kind](site, admit(site, task))
+    policy = read_policy(settings.policy)
+    permit(policy, settings, task)
+    site = replace(open_site(settings, task.recipe, policy.counts), policy=policy)
+    fits(policy, task, site.recipe, site.cohort.patients_in(site.rows), site.owned)
+    return leave(ANSWERS[task.kind](site, admit(site, task)), site)
 
 
 def _caught(settings: Settings, task: Task, work: Callable[[], Reply]) -> Reply:
     try:
         return work()
     except ConsiliumError as error:
+        if isinstance(error, PolicyError):
+            log.warning("%s of round %d, run %s, refused: %s", task.kind, task.round, task.run, error)
         return _failed(task, settings, type(error).__name__, str(error))
     except Exception as error:
         log.exception("%s of round %d failed", task.kind, task.round)

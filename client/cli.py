@@ -2,6 +2,7 @@
 
     site budget FOLDER          what each cohort has paid, and what is left
     site audit verify|show FOLDER    whether the log is as it was written, and what it says
+    site policy new|check|explain    what the hospital allows, and what a recipe would cost here
 
 FOLDER is where the site's settings keep its books (`ledger`, else `state`).
 """
@@ -18,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.policy_cli import policy
 from privacy.accounting import ADJACENCY, UNIT
 from privacy.audit import read, verify
 from privacy.heads import Head, signed
@@ -32,6 +34,7 @@ POINTS = 60
 site = typer.Typer(help="Look into a site's own books: budget, audit log, policy.", no_args_is_help=True)
 audit = typer.Typer(help="The site's log of what it was asked and what left.", no_args_is_help=True)
 site.add_typer(audit, name="audit")
+site.add_typer(policy, name="policy")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,50 @@
 """The last look before bytes leave the site.
 
-Whatever the training code did, only an update that passes here is sent: no private group,
-no group that the site does not own, no count that the cohort does not have.
+Whatever the training code did, only an update that passes `release` is sent: no private group,
+no group that the site does not own, no count that the cohort does not have, no more bytes than the
+policy allows. And every fact in a reply passes `leave`, which lets through what has a line here:
+
+    accounted    under differential privacy: covered by the epsilon that stands beside it
+    suppressed   does not leave
+    declared     leaves outside any guarantee, and `statement` says so to whoever reads the report
+
+A fact without a line does not leave: who adds one decides here which of the three it is.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
 
-from protocol.errors import PrivacyError
+from client.policy import Leaves, Policy, too_large
+from client.site import Site
+from protocol.errors import PolicyError, PrivacyError
 from protocol.groups import PRIVATE
+from protocol.messages import Reply
+from protocol.metrics import Tally, coarsened
+from protocol.recipe import Recipe
 from protocol.update import Update
 
+FACTS = {
+    "summary": "counts",
+    "owned": "counts",
+    "usable": "counts",
+    "leaves": "counts",
+    "scores": "scores",
+    "loss": "loss",
+    "seconds": "times",
+    "epsilon": "spending",
+    "epsilon_pld": "spending",
+    "delta": "spending",
+    "noise_multiplier": "spending",
+}
+"""A fact in a reply -> its line in `statement`."""
 
-def release(update: Update, owned: Mapping[str, int]) -> Update:
-    """Return `update` if it may leave; `PrivacyError` says which group may not."""
+ACCOUNTED, SUPPRESSED, DECLARED = "accounted", "suppressed", "declared"
+
+
+def release(update: Update, owned: Mapping[str, int], leaves: Leaves | None = None) -> Update:
+    """Return `update` if it may leave; the error says which group may not, or that it is too large."""
     sent = {group for vectors in (update.deltas, *update.extras.values()) for group in vectors}
     stray = sorted(group for group in sent if group == PRIVATE or group not in owned)
     if stray:
@@ -22,4 +54,66 @@ def release(update: Update, owned: Mapping[str, int]) -> Update:
     if wrong:
         msg = f"counts of groups {wrong} are not this cohort's"
         raise PrivacyError(msg)
+    size = sum(v.nbytes for vectors in (update.deltas, *update.extras.values()) for v in vectors.values())
+    if leaves is not None and (reasons := too_large(leaves, size)):
+        raise PolicyError(reasons[0])
     return update
+
+
+def leave(reply: Reply, site: Site) -> Reply:
+    """Return the reply with those of its facts that may leave, as coarse as the policy wants them."""
+    if stray := sorted(reply.facts.keys() - FACTS.keys()):
+        msg = f"facts {stray} may not leave this site: nothing says whether they are covered by privacy"
+        raise PrivacyError(msg)
+    fates = statement(site.policy, site.recipe)
+    facts = {name: fact for name, fact in reply.facts.items() if fates[FACTS[name]] != SUPPRESSED}
+    if "scores" in reply.facts:
+        facts["scores"] = _told(site, reply.facts["scores"])
+    return replace(reply, facts=facts)
+
+
+def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
+    """Return what leaves the site -> `accounted`, `suppressed`, or `declared: in what form`."""
+    counts, leaves = policy.counts, policy.leaves
+    private = recipe.privacy.epsilon is not None
+    coarse = f"in steps of {counts.told_in_steps_of}, none of fewer than {counts.least_told} patients"
+    exact = counts.told_in_steps_of == 1 and counts.least_told <= 1
+    return {
+        "updates": ACCOUNTED if private else f"{DECLARED}: without noise",
+        "loss": SUPPRESSED if private or not leaves.loss else f"{DECLARED}: exact",
+        "scores": _scores_told(leaves, counts.least_told) if leaves.metrics else SUPPRESSED,
+        "counts": f"{DECLARED}: {'exact' if exact else coarse}",
+        "spending": f"{DECLARED}: follows from the number of patients" if private else SUPPRESSED,
+        "times": f"{DECLARED}: seconds, bytes, steps, and whether the site answered",
+    }
+
+
+def allowed(site: Site) -> bool:
+    """Say whether any score of this site may leave."""
+    return bool(site.policy.leaves.metrics)
+
+
+def _scores_told(leaves: Leaves, least: int) -> str:
+    step = leaves.scores_in_steps_of
+    how = "exact" if step is None else f"in steps of {step:g}"
+    over = f", over at least {least} patients" if least > 1 else ""
+    return f"{DECLARED}: {how}{over}, of patients who were not trained on"
+
+
+def _told(site: Site, scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    return {
+        subset: {name: told for name, plain in tallies.items() if (told := _score(site, name, plain))}
+        for subset, tallies in scores.items()
+    }
+
+
+def _score(site: Site, name: str, plain: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    leaves = site.policy.leaves
+    if not any(fnmatchcase(name, pattern) for pattern in leaves.metrics):
+        return None
+    if leaves.scores_in_steps_of is None:
+        return plain
+    tally = coarsened(
+        Tally(plain["kind"], tuple(plain["sums"])), leaves.scores_in_steps_of, site.policy.counts.rounded
+    )
+    return None if tally is None else vars(tally)

@@ -34,15 +34,18 @@ def evaluate(
     recipe: Recipe,
     split: str,
     subsets: Sequence[tuple[str, ...]] | None,
+    *,
+    least: int = 1,
 ) -> dict[str, dict[str, Tally]]:
     """Return subset name -> `head/metric` -> tally over the cases of `split`.
 
     `subsets` None: the one name `OWN`. Else each subset of modalities on the cases that have
-    all of it, seeing just those; a subset that no case has is left out. Surface distances are measured
-    on the test split alone. The model is left in evaluation mode.
+    all of it, seeing just those; a subset that no case has is left out, and a score over fewer than
+    `least` patients. Surface distances are measured on the test split alone. The model is left in
+    evaluation mode.
     """
     return {
-        name: _score(model, cohort, recipe, rows, present, distances=split == "test")
+        name: _score(model, cohort, recipe, rows, present, least=least, distances=split == "test")
         for name, rows, present in _views(cohort, cohort.rows(split), subsets)
         if len(rows)
     }
@@ -63,12 +66,19 @@ def predict(model: nn.Module, cases: Batch, rows: Tensor, present: Tensor) -> di
 
 
 def _score(
-    model: nn.Module, cohort: Cohort, recipe: Recipe, rows: Tensor, present: Tensor, *, distances: bool
+    model: nn.Module,
+    cohort: Cohort,
+    recipe: Recipe,
+    rows: Tensor,
+    present: Tensor,
+    *,
+    least: int,
+    distances: bool,
 ) -> dict[str, Tally]:
     scores: dict[str, Tally] = {}
     for name, logits in predict(model, cohort.cases, rows, present).items():
         has = cohort.cases.labelled[name][rows]
-        if not has.any():
+        if cohort.patients_in(rows[has]) < least:
             continue
         kept, targets = rows[has], cohort.cases.targets[name]
         found = measure(

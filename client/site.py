@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from client.policy import EXACT, OPEN, Counts, Policy
 from client.settings import Settings
-from imaging.cohort import Cohort, concatenate, only
+from imaging.cohort import Cohort, concatenate, contributed, only
 from imaging.sources import read_cohort
 from models.catalogue import build_model, build_objectives
 from models.flat import Flat
@@ -36,7 +37,9 @@ class Site:
     rows: Tensor
     """Training rows of the cohort, (N,)."""
     owned: Mapping[str, int]
-    """Group -> training cases that use it."""
+    """Group -> training cases that use it, as this site tells them."""
+    policy: Policy = OPEN
+    """What the hospital allows at this task."""
 
     def folder(self, run: str) -> Path:
         """Return the folder for what this site keeps of `run`."""
@@ -44,16 +47,18 @@ class Site:
 
 
 @lru_cache(maxsize=4096)
-def open_site(settings: Settings, recipe_text: str) -> Site:
-    """Read the cohort and build the model; kept for the life of the process."""
+def open_site(settings: Settings, recipe_text: str, counts: Counts = EXACT) -> Site:
+    """Read the cohort and build the model; kept for the life of the process.
+
+    `counts` decides which groups have enough contributors, and how coarsely they are counted.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     recipe = parse_cached(recipe_text)
     flat, objectives, local = _shared(recipe_text, settings.device)
-    cohort = _cohort(settings, recipe)
-    return Site(
-        settings, recipe, cohort, flat, objectives, local, cohort.rows("train"), cohort.counts("train")
-    )
+    cohort = contributed(_cohort(settings, recipe), counts.least_contributors)
+    owned = {group: counts.rounded(count) for group, count in cohort.counts("train").items()}
+    return Site(settings, recipe, cohort, flat, objectives, local, cohort.rows("train"), owned)
 
 
 @lru_cache(maxsize=4)

@@ -16,13 +16,15 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from client.policy import Floor
 from client.site import Site
 from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
-from privacy.ledger import Ask, Cap, History, Ledger, Patients, spending_from
+from privacy.ledger import FILE, Ask, Cap, History, Ledger, Patients, reading, spending_from
 from privacy.statistics import price
 from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
 from protocol.recipe import Recipe, recipe_hash
@@ -60,7 +62,7 @@ def paid(site: Site, task: Task, work: Work) -> Reply:
             return reply_from_bytes(kept)
         patients = ledger.patients(_trained_on(site))
         spending = planned(site, _elsewhere(ledger, patients, task))
-        ledger.reserve(ask, patients, spending.event, caps(site, spending))
+        ledger.reserve(ask, patients, spending.event, _caps(site, spending))
         reply = work(site, task, spending)
         reply = replace(reply, facts={**reply.facts, **spent(ledger, patients, spending)})
         ledger.release(ask, spending.event.steps, reply_to_bytes(reply))
@@ -79,7 +81,7 @@ def pay(site: Site, task: Task) -> Generator[None]:
             (Ask(task.run, 0, f"statistics/{name}", base), event)
             for name, event in statistics(site.recipe).items()
         ]
-        limits = caps(site, planned(site, _elsewhere(ledger, patients, task)))
+        limits = _caps(site, planned(site, _elsewhere(ledger, patients, task)))
         for ask, event in asked:
             ledger.reserve(ask, patients, event, limits)
         yield
@@ -94,10 +96,21 @@ def statistics(recipe: Recipe) -> dict[str, Event]:
     return {} if noise is None else {name: price(noise) for name in tables}
 
 
-def caps(site: Site, spending: Spending) -> Sequence[Cap]:
-    """Return the most that a patient of this site may have paid when the round is over."""
-    remedy = "raise privacy.epsilon, or let the run go on without this site"
-    return [Cap(site.recipe.privacy.epsilon or 0, spending.delta, remedy)]
+def caps(recipe: Recipe, floor: Floor, delta: float) -> dict[str, Cap]:
+    """Return every limit that a round must keep, by the key that sets it: the recipe's and the policy's.
+
+    The recipe's epsilon and the policy's for a cohort bound all that a patient has ever paid here.
+    """
+    asked = {
+        "privacy.epsilon": (recipe.privacy.epsilon, False),
+        "privacy.largest_epsilon_run": (floor.largest_epsilon_run, True),
+        "privacy.largest_epsilon_cohort": (floor.largest_epsilon_cohort, False),
+    }
+    return {
+        key: Cap(limit, delta, f"raise {key}, or let the run go on without this site", of_run)
+        for key, (limit, of_run) in asked.items()
+        if limit is not None
+    }
 
 
 def spent(ledger: Ledger, patients: Patients, spending: Spending) -> dict[str, Any]:
@@ -112,29 +125,60 @@ def spent(ledger: Ledger, patients: Patients, spending: Spending) -> dict[str, A
 
 
 def planned(site: Site, before: Sequence[History] = ((),)) -> Spending:
-    """Return one round's spending under the recipe, for patients who paid `before` in other runs."""
-    recipe, privacy = site.recipe, site.recipe.privacy
+    """Return one round's spending under the recipe and the policy at this site.
+
+    `before`: what patients of the cohort have paid in other runs; who paid most decides.
+    """
     owners = site.cohort.patient[site.rows]
     cases_of = [site.rows[owners == patient] for patient in owners.unique()]
-    patients = len(cases_of)
-    rate = privacy.sampling_rate or min(1.0, recipe.training.batch / patients)
+    patients, floor = len(cases_of), site.policy.privacy
+    prices = [priced(site.recipe, floor, patients, history) for history in before]
+    event, delta = max(prices, key=lambda price: price[0].noise_multiplier)
+    slots = _slots(site.recipe, patients)
+    expected = patients / slots if slots else event.sampling_rate * patients
+    return Spending(event, delta, expected, cases_of, slots)
+
+
+def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> tuple[Event, float]:
+    """Return one round's event at a site of so many patients, and the delta it is accounted at.
+
+    `spent`: what these patients have paid before, if the budget is for all of it together.
+    Raises `BudgetError` where no noise affords the recipe's rounds.
+    """
+    asked = recipe.privacy
+    rate = _rate(recipe, patients)
     steps = recipe.training.steps or recipe.training.epochs * math.ceil(1 / rate)
-    slots = math.ceil(1 / rate) if privacy.mechanism == "ftrl" else 0
-    expected = patients / slots if slots else rate * patients
-    if slots:  # an epoch is one event, and nothing is gained from drawing
+    if _slots(recipe, patients):  # an epoch is one event, and nothing is gained from drawing
         rate, steps = 1.0, recipe.training.epochs
-    delta = privacy.delta or 1 / (10 * patients)
-    measured = tuple(statistics(recipe).values())
-    noise = privacy.noise_multiplier or max(
-        _least_noise(privacy.epsilon or 0, delta, rate, steps * recipe.rounds, (*history, *measured))
-        for history in before
-    )
-    return Spending(Event(noise, rate, steps), delta, expected, cases_of, slots)
+    delta, budget = floor.delta(recipe, patients), floor.budget(asked.epsilon or math.inf)
+    before = (*spent, *statistics(recipe).values())
+    noise = asked.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
+    return Event(max(noise, floor.least_noise_multiplier), rate, steps), delta
+
+
+def history(books: Path) -> tuple[Event, ...]:
+    """Return all that the ledger in a site's folder counts, as if one patient had been in every cohort."""
+    if not (books / FILE).exists():
+        return ()
+    with reading(books) as ledger:
+        return tuple(reservation.counted for reservation in ledger.reservations.values())
+
+
+def _rate(recipe: Recipe, patients: int) -> float:
+    return recipe.privacy.sampling_rate or min(1.0, recipe.training.batch / patients)
+
+
+def _slots(recipe: Recipe, patients: int) -> int:
+    return math.ceil(1 / _rate(recipe, patients)) if recipe.privacy.mechanism == "ftrl" else 0
 
 
 @lru_cache(maxsize=256)
 def _least_noise(budget: float, delta: float, rate: float, steps: int, before: History) -> float:
     return calibrate(budget, delta, rate, steps, before)
+
+
+def _caps(site: Site, spending: Spending) -> list[Cap]:
+    return list(caps(site.recipe, site.policy.privacy, spending.delta).values())
 
 
 def _elsewhere(ledger: Ledger, patients: Patients, task: Task) -> Sequence[History]:

@@ -59,7 +59,7 @@ def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
         kept["personal"] = _personal(site, task, kept)
     update, kept, loss = _global(site, task, kept, spending)
     memory.remember(site.folder(task.run), task.round, kept)
-    update = release(update, site.owned)
+    update = release(update, site.owned, site.policy.leaves)
     facts = {"seconds": time.perf_counter() - started}
     if spending is None:
         facts["loss"] = loss

@@ -7,7 +7,7 @@ who was trained on. Row `i` of every tensor is case `i`; `patient[i]` says whose
 What a site tells others about its cohort are the counts below, never a name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -20,6 +20,14 @@ from protocol.groups import SHARED, head_group, modality_group
 from protocol.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
+
+Tell = Callable[[int, int], int]
+"""`(count, patients behind it)` -> the count as others are told it; 0 where they are not."""
+
+
+def exactly(count: int, patients: int) -> int:  # noqa: ARG001 - the signature of a `Tell`
+    """Tell a count as it is."""
+    return count
 
 
 @dataclass(frozen=True)
@@ -51,39 +59,52 @@ class Cohort:
         """Return the usable cases of a split, `(n,)` int64 in ascending order."""
         return (self.usable & (self.split == SPLITS.index(split))).nonzero().flatten()
 
-    def counts(self, split: str = "train") -> dict[str, int]:
-        """Return group -> usable cases of the split that train it; groups without any are left out.
+    def users(self, split: str = "train") -> dict[str, Tensor]:
+        """Return group -> rows of the split that train it, `(n,)`; groups without any are left out.
 
         Everything shared is trained by every usable case, a modality's group by those who
         have the modality, a head's by those who have the label.
         """
         rows = self.rows(split)
-        present = self.cases.present[rows].sum(0).tolist()
-        counts = {SHARED: len(rows)}
-        counts |= {modality_group(name): n for name, n in zip(self.modalities, present, strict=True)}
-        counts |= {head_group(name): int(has[rows].sum()) for name, has in self.cases.labelled.items()}
-        return {group: count for group, count in counts.items() if count}
+        present = self.cases.present[rows]
+        users = {SHARED: rows}
+        users |= {modality_group(name): rows[present[:, m]] for m, name in enumerate(self.modalities)}
+        users |= {head_group(name): rows[has[rows]] for name, has in self.cases.labelled.items()}
+        return {group: each for group, each in users.items() if len(each)}
 
-    def summary(self) -> dict[str, object]:
-        """Return the site's description of itself: counts alone, as plain data.
+    def counts(self, split: str = "train") -> dict[str, int]:
+        """Return group -> usable cases of the split that train it."""
+        return {group: len(rows) for group, rows in self.users(split).items()}
+
+    def patients_in(self, rows: Tensor) -> int:
+        """Count the patients whose cases these are."""
+        return len(self.patient[rows].unique())
+
+    def summary(self, tell: Tell = exactly) -> dict[str, object]:
+        """Return the site's description of itself: counts alone, as plain data, as `tell` tells them.
 
         `patients`, `cases`: split -> count; `patterns`: modalities joined by '+' -> training
         cases; `labels`: head -> training cases that have it.
         """
         rows = {split: self.rows(split) for split in SPLITS}
-        train = rows["train"]
+        heads = {head: rows["train"][has[rows["train"]]] for head, has in self.cases.labelled.items()}
+        patients = {split: self.patients_in(each) for split, each in rows.items()}
+
+        def told(each: Tensor) -> int:
+            return tell(len(each), self.patients_in(each))
+
         return {
             "site": self.site,
-            "patients": {split: len(self.patient[each].unique()) for split, each in rows.items()},
-            "cases": {split: len(each) for split, each in rows.items()},
-            "patterns": self._patterns(train),
-            "labels": {head: int(has[train].sum()) for head, has in self.cases.labelled.items()},
+            "patients": {split: tell(count, count) for split, count in patients.items()},
+            "cases": {split: told(each) for split, each in rows.items()},
+            "patterns": {n: c for n, each in self._patterns(rows["train"]).items() if (c := told(each))},
+            "labels": {head: told(each) for head, each in heads.items()},
         }
 
-    def _patterns(self, rows: Tensor) -> dict[str, int]:
-        patterns, counts = self.cases.present[rows].unique(dim=0, return_counts=True)
+    def _patterns(self, rows: Tensor) -> dict[str, Tensor]:
+        patterns, places = self.cases.present[rows].unique(dim=0, return_inverse=True)
         names = ["+".join(compress(self.modalities, pattern)) for pattern in patterns.tolist()]
-        return dict(sorted(zip(names, counts.tolist(), strict=True)))
+        return {name: rows[places == place] for place, name in sorted(enumerate(names), key=lambda n: n[1])}
 
 
 def assemble(
@@ -132,6 +153,35 @@ def only(cohort: Cohort, split: str) -> Cohort:
         split=cohort.split[rows],
         cases=cohort.cases.map(lambda x: x[rows]),
     )
+
+
+def contributed(cohort: Cohort, least: int) -> Cohort:
+    """Return the cohort where what fewer than `least` training patients have counts as absent.
+
+    A modality or a label that few have is hidden from training, in these patients too: so
+    its group has no user here, and what they share with others trains as if they lacked it. Held-out
+    cases keep everything.
+    """
+    rare = [
+        group
+        for group, rows in cohort.users("train").items()
+        if group != SHARED and cohort.patients_in(rows) < least
+    ]
+    if not rare:
+        return cohort
+    # Without it, other patients may have nothing left to learn from: look again.
+    return contributed(_hidden(cohort, rare), least)
+
+
+def _hidden(cohort: Cohort, groups: Sequence[str]) -> Cohort:
+    training = cohort.split == SPLITS.index("train")
+    gone = torch.tensor([modality_group(name) in groups for name in cohort.modalities])
+    present = cohort.cases.present & ~(training[:, None] & gone)
+    labelled = {
+        head: has & ~training if head_group(head) in groups else has
+        for head, has in cohort.cases.labelled.items()
+    }
+    return replace(cohort, cases=replace(cohort.cases, present=present, labelled=labelled))
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -10,6 +10,7 @@
     +- WireError              33  a message is not one of ours, or did not arrive
     +- PrivacyError           40  a training step would break the privacy guarantee
     |  +- BudgetError         41  a cohort's budget would be exceeded
+    +- PolicyError            45  a hospital's policy does not allow it, or cannot be read
     +- CheckpointError        50  nothing intact to resume from, or nowhere to write
     +- TrackingError          51  a run that is not in the tracking store
 
@@ -78,6 +79,12 @@ class BudgetError(PrivacyError):
     """A cohort's privacy budget would be exceeded."""
 
     exit_code = 41
+
+
+class PolicyError(ConsiliumError):
+    """A hospital's policy does not allow what was asked, or cannot be read."""
+
+    exit_code = 45
 
 
 class CheckpointError(ConsiliumError):

@@ -45,6 +45,7 @@ class Task:
     `vectors`   group -> flat parameters, only groups that the site owns
     `received`  what the strategy sends besides: name -> group -> flat vector
     `facts`     plain data of this kind of task, e.g. the split to evaluate
+    `signature` of whoever signed the recipe's text, hexadecimal; "" if nobody did
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Task:
     vectors: Vectors = field(default_factory=dict)
     received: Mapping[str, Vectors] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def pack_task(task: Task) -> RecordDict:
         "round": task.round,
         "recipe": task.recipe,
         "attempt": task.attempt,
+        "signature": task.signature,
         "facts": task.facts,
     }
     return _records(facts, task.vectors, task.received)
@@ -97,6 +100,7 @@ def unpack_task(message: Message) -> Task:
             vectors=vectors,
             received=named,
             facts=dict(facts["facts"]),
+            signature=str(facts["signature"]),
         )
     )
 

@@ -7,6 +7,7 @@ mappings with text keys, lists and scalars, shallow and small. It refuses
 
     tags        `!!python/object`, `!!binary`: the way to construct things
     aliases     `*a`: the way to make ten lines expand to gigabytes
+    `<<`        YAML's merge: the way to set a key that is not where a reader looks
     `${...}`    OmegaConf's interpolation: the way to read the environment
     `???`       OmegaConf's "missing": a hole is not a value
     places      absolute paths and `..`: a recipe names nothing outside a site's folder
@@ -67,6 +68,8 @@ def _guard_node(node: yaml.Node | None, path: str, where: str) -> None:
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"{path or where}: a key must be a word, found a list or mapping")
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise RecipeError(f"{path or where}: no merging with '<<' here: write the keys out")
             _guard_node(key, path, where)
             _guard_node(child, join(path, key.value), where)
 

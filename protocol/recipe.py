@@ -197,15 +197,21 @@ def load_recipe(
     `model`, `strategy`, `objective`) the parts' names and options are checked too.
     Raises RecipeError with the key's path, what was expected and the nearest valid name.
     """
-    plain = _parse(_text(source), str(source) if isinstance(source, Path) else "recipe")
+    plain = read_plain(source, str(source) if isinstance(source, Path) else "recipe")
     for override in overrides:
         _override(plain, override)
     recipe: Recipe = record(plain, Recipe, "")
     _check_whole(recipe)
-    for kind, path, part in _parts(recipe):
-        if kind in catalogues:
-            check_part(catalogues[kind], part, path)
+    check_parts(recipe, catalogues)
     return recipe
+
+
+def read_plain(source: Path | str, where: str) -> dict[str, Any]:
+    """Read a mapping of plain values from a YAML file (`Path`) or text (`str`), through the door.
+
+    `where` names the text in a message. Raises RecipeError for anything but data.
+    """
+    return _parse(_text(source), where)
 
 
 @lru_cache(maxsize=64)
@@ -237,6 +243,13 @@ def build(catalogue: Catalogue, part: Part, path: str, **given: Any) -> Any:
         option, _, reason = str(error).partition(" ")
         known = option in options
         raise RecipeError(f"{join(path, option) if known else path}: {reason if known else error}") from error
+
+
+def check_parts(recipe: Recipe, catalogues: Mapping[str, Catalogue]) -> None:
+    """Check the names and options of a recipe's parts; RecipeError where one does not exist."""
+    for kind, path, part in _parts(recipe):
+        if kind in catalogues:
+            check_part(catalogues[kind], part, path)
 
 
 def check_part(catalogue: Catalogue, part: Part, path: str) -> dict[str, Any]:

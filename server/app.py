@@ -6,7 +6,7 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat
-from protocol.errors import AdmissionError, CheckpointError
+from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe, build, parse_cached, recipe_hash
@@ -34,6 +34,8 @@ from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 
 MEET_S = 120.0
+SIGNATURE = "recipe.sig"
+"""In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
 
 
@@ -60,8 +62,10 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     recipe = parse_cached(text)
     strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
-    replies = wire.meet(Task("describe", folder.name, 0, text), int(str(config["sites"])), MEET_S)
-    members = [member_of(reply) for reply in replies]
+    signature = signature_in(folder)
+    question = Task("describe", folder.name, 0, text, signature=signature)
+    members = [member_of(reply) for reply in wire.meet(question, int(str(config["sites"])), MEET_S)]
+    note_declined(members, recipe.roster.quorum, watch)
     state, done = restore(folder, recipe, strategy)
     record = RunRecord(
         folder.name, text, _started(folder), tuple(m.summary for m in members), done, {}, environment()
@@ -70,7 +74,7 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
     book = Book(folder, recipe, record, watch, tracker)
     witness = open_witness(Path(str(config.get("coordinator", folder))))
-    plan = Plan(folder.name, recipe, text, strategy, members, witness=witness)
+    plan = Plan(folder.name, recipe, text, strategy, members, signature=signature, witness=witness)
     return attend(plan, wire, state, book)
 
 
@@ -92,14 +96,38 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
 
 
 def member_of(reply: Reply) -> Member:
-    """Read what a site told of its cohort; `AdmissionError` where it is no such description."""
+    """Read what a site told of its cohort; `AdmissionError` where it is no such description.
+
+    A site that declined owns nothing: it is never asked again, and the record says why.
+    """
+    if reply.error is not None:
+        nobody = SiteSummary(reply.site, {}, {}, {}, {}, declined=reply.error[1])
+        return Member(reply.site, {}, frozenset(), nobody)
     try:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
-        summary = SiteSummary(**reply.facts["summary"])
+        leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}
+        summary = SiteSummary(**reply.facts["summary"], leaves=leaves)
         return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"
         raise AdmissionError(msg) from error
+
+
+def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
+    """Tell who declined; `QuorumError` where too few are left to begin."""
+    declined = [member.summary for member in members if member.summary.declined]
+    for summary in declined:
+        watch(0, SiteRound(summary.site, "declined", summary.declined))
+    if len(members) - len(declined) < quorum:
+        told = "; ".join(f"{summary.site}: {summary.declined}" for summary in declined)
+        msg = f"{len(members) - len(declined)} sites take part, quorum is {quorum} ({told})"
+        raise QuorumError(msg)
+
+
+def signature_in(folder: Path) -> str:
+    """Return the signature that came with the run's recipe, hexadecimal; "" if none did."""
+    path = folder / SIGNATURE
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:

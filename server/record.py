@@ -29,7 +29,7 @@ class SiteRound:
     """One site in one round: what was asked of it and what became of its answer."""
 
     site: str
-    status: str  # accepted | refused | failed | late | spent (its privacy budget)
+    status: str  # accepted | refused | failed | late | declined (its policy) | spent (its privacy budget)
     reason: str = ""
     cases: int = 0
     groups: tuple[str, ...] = ()
@@ -60,7 +60,8 @@ class SiteSummary:
     """What a site tells of its cohort: counts, no patient.
 
     `patterns`: modalities present joined by '+' -> training cases; `patients`, `cases`:
-    split name -> count; `labels`: head -> labelled training cases.
+    split name -> count; `labels`: head -> labelled training cases; `leaves`: what leaves the site
+    -> accounted, suppressed or declared; `declined`: why its policy keeps it out of the run.
     """
 
     site: str
@@ -68,6 +69,8 @@ class SiteSummary:
     cases: Mapping[str, int]
     patterns: Mapping[str, int]
     labels: Mapping[str, int]
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    declined: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,8 @@ def _site_round(plain: Any) -> SiteRound:
 
 def _summary(plain: Any) -> SiteSummary:
     counts = {name: _by_name(int)(plain[name]) for name in ("patients", "cases", "patterns", "labels")}
-    return SiteSummary(str(plain["site"]), **counts)
+    leaves = _by_name(str)(plain.get("leaves", {}))
+    return SiteSummary(str(plain["site"]), **counts, leaves=leaves, declined=str(plain.get("declined", "")))
 
 
 def _scores(plain: Any) -> Scores:

@@ -42,6 +42,7 @@ STATUSES: dict[str, tuple[str, str, str]] = {
     "refused": ("#a3211a", "R", "its update did not pass the checks"),
     "failed": ("#d55e00", "F", "it answered with an error"),
     "late": ("#a86f00", "L", "no answer before the deadline"),
+    "declined": ("#6b4fa0", "D", "its own policy did not allow it"),
     "spent": ("#566273", "S", "its privacy budget would have been exceeded: it takes no further part"),
 }
 """What became of a site in a round -> colour, letter, meaning."""
@@ -182,6 +183,11 @@ def _cohorts(record: RunRecord, recipe: Recipe) -> Markup:
         "counts for a part of the network by how many of its cases use that part.",
         table(("modalities present", *sites), patterns),
         table(("site", f"patients, {splits}", f"cases, {splits}", *labels), rows),
+        *(
+            tag("p", tag("b", f"{site.site} takes no part. "), site.declined, class_="callout")
+            for site in record.sites
+            if site.declined
+        ),
     )
 
 
@@ -282,7 +288,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         what = (
             "Updates may reveal single patients to whoever sees them; only the scans themselves stayed home."
         )
-        return section(title, "", tag("p", tag("b", words), what, class_="callout"))
+        return section(title, "", tag("p", tag("b", words), what, class_="callout"), _what_leaves(record))
     lines = site_lines({site: _epsilons(record, site) for site in spent})
     if recipe.privacy.epsilon is not None and record.rounds:
         ends = (record.rounds[0].number, record.rounds[-1].number)
@@ -293,9 +299,11 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}.",
+        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. The "
+        "second table says in which form each leaves, where it does.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
+        _what_leaves(record),
     )
 
 
@@ -326,6 +334,18 @@ def _promise(recipe: Recipe) -> Promise | None:
 
 def _released(record: RunRecord, promise: Promise) -> list[Event]:
     return [Event(promise.noise_multiplier, 1.0, record.rounds[-1].releases if record.rounds else 0)]
+
+
+def _what_leaves(record: RunRecord) -> Markup:
+    """Every kind of number that leaves a site, as the sites themselves told at the start."""
+    sites = [site for site in record.sites if site.leaves]
+    if not sites:
+        return Markup()
+    kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
+    rows = [
+        (kind, *(tag("td", site.leaves.get(kind, _NONE), class_="text") for site in sites)) for kind in kinds
+    ]
+    return table(("what leaves", *(site.site for site in sites)), rows, class_="words")
 
 
 def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ class Plan:
     strategy: Strategy
     members: Sequence[Member]
     attempt: str = field(default_factory=lambda: secrets.token_hex(4))
+    signature: str = ""
     witness: Witness | None = None
 
     def told(self, site: str) -> dict[str, Any]:
@@ -143,7 +144,9 @@ def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
     }
     vectors = {group: state.parameters[group] for group in owned}
     told = plan.told(member.site)
-    return Task("train", plan.run, number, plan.text, plan.attempt, vectors, received, told)
+    return Task(
+        "train", plan.run, number, plan.text, plan.attempt, vectors, received, told, signature=plan.signature
+    )
 
 
 def validate(plan: Plan, wire: Wire, state: State, number: int) -> dict[str, Scores]:
@@ -165,9 +168,17 @@ def evaluate(
             continue
         vectors = {g: v for g, v in state.parameters.items() if g in member.usable}
         facts = {"split": split, "subsets": subsets} | plan.told(member.site)
-        tasks.append(
-            (member.site, Task("evaluate", plan.run, number, plan.text, plan.attempt, vectors, facts=facts))
+        task = Task(
+            "evaluate",
+            plan.run,
+            number,
+            plan.text,
+            plan.attempt,
+            vectors,
+            facts=facts,
+            signature=plan.signature,
         )
+        tasks.append((member.site, task))
     found: dict[str, dict[str, Scores]] = {}
     for arrival in wire.ask(tasks, plan.recipe.roster.deadline_s):
         if arrival.reply is not None and _attested(plan, arrival.site, arrival.reply):

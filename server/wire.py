@@ -22,8 +22,9 @@ POLL_S = 0.02
 class Arrival:
     """What became of one task: a reply, or the reason why there is none.
 
-    `status` is `answered`, `failed` (the site could not), `spent` (its budget), `late`, or
-    `refused` (what came is not a reply of ours).
+    `status` is `answered`, `failed` (the site could not), `declined` (its policy), `spent` (its
+    budget), `late`, or `refused` (what came is not a reply of ours). `by` is what a site that did
+    not answer calls itself.
     """
 
     site: str
@@ -32,6 +33,10 @@ class Arrival:
     reason: str = ""
     bytes_down: int = 0
     bytes_up: int = 0
+    by: str = ""
+
+
+_STATUS_OF = {"BudgetError": "spent", "PolicyError": "declined"}
 
 
 class Wire:
@@ -42,14 +47,21 @@ class Wire:
         self._nodes: dict[str, int] = {}
 
     def meet(self, question: Task, sites: int, deadline_s: float) -> list[Reply]:
-        """Wait for `sites` nodes, ask each who it is, and remember; replies in name order."""
+        """Wait for `sites` nodes, ask each who it is, and remember; replies in name order.
+
+        A site whose policy declines the run is among them, with its reason as the reply's error.
+        """
         nodes = self._wait_for(sites, deadline_s)
         replies: list[Reply] = []
         for arrival in self._hear(self._send([(str(n), n, question) for n in nodes]), deadline_s):
-            if arrival.reply is None:
+            reply = arrival.reply
+            if arrival.status == "declined":
+                error = ("PolicyError", arrival.reason)
+                reply = Reply(arrival.by, question.kind, question.run, question.round, error=error)
+            if reply is None:
                 msg = f"a site could not describe its cohort: {arrival.reason}"
                 raise QuorumError(msg)
-            replies.append(arrival.reply)
+            replies.append(reply)
         self._nodes = {reply.site: node for reply, node in zip(replies, nodes, strict=True)}
         if len(self._nodes) != len(nodes):
             msg = f"two nodes call themselves by one name ({sorted(r.site for r in replies)}): rename one"
@@ -107,6 +119,5 @@ def _arrival(site: str, message: Message, size: int) -> Arrival:
     up = payload_bytes(message.content)
     if reply.error is not None:
         kind, text = reply.error
-        status = "spent" if kind == "BudgetError" else "failed"
-        return Arrival(site, status, None, f"{kind}: {text}", size, up)
+        return Arrival(site, _STATUS_OF.get(kind, "failed"), None, f"{kind}: {text}", size, up, reply.site)
     return Arrival(site, "answered", reply, "", size, up)

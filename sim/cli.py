@@ -17,7 +17,7 @@ from server.record import Round, RunRecord, SiteRound, read_record
 from server.scores import mean_over_sites
 from sim.overlays import overlays
 from sim.phantom import write_phantom
-from sim.run import Launch, conduct, new_run
+from sim.run import Launch, conduct, new_run, sign
 from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"data": SOURCES, "model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}
@@ -36,10 +36,14 @@ def start(
     tracking: Annotated[str, typer.Option(help="MLflow URI; empty: SQLite in --out; off: none")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads a site; 0: all cores")] = 0,
+    policy: Annotated[str, typer.Option(help="file of what every site allows; empty: everything")] = "",
+    key: Annotated[Path | None, typer.Option(help="private key that signs the recipe")] = None,
 ) -> None:
     """Train RECIPE over the sites found in the data folder."""
     loaded = load_recipe(recipe, overrides or [], CATALOGUES)
-    folder = new_run(loaded, Launch(data, engine, tracking, device, threads), out)
+    folder = new_run(loaded, Launch(data, engine, tracking, device, threads, policy), out)
+    if key is not None:
+        sign(folder, loaded, key)
     follow(folder, loaded)
 
 

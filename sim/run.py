@@ -20,12 +20,13 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
+from client.policy import PURPOSE
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
 from protocol.errors import SettingsError
-from protocol.recipe import Recipe
-from server.app import build_app
+from protocol.recipe import Recipe, dump_recipe
+from server.app import SIGNATURE, build_app
 from server.book import Watch, write_atomically, write_recipe
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
@@ -43,6 +44,7 @@ class Launch:
     tracking: str = ""
     device: str = "cpu"
     threads: int = 0
+    policy: str = ""
 
 
 def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
@@ -51,11 +53,12 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
     list_sites(launch.data, recipe)
+    policy = str(Path(launch.policy).resolve()) if launch.policy else ""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
     write_recipe(folder, recipe)
     threads = launch.threads or os.cpu_count() or 1  # fixed now: engines agree to the last bit
-    plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads}
+    plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads, "policy": policy}
     write_atomically(folder / "launch.json", json.dumps(plain, indent=1))
     return folder
 
@@ -67,6 +70,12 @@ def conduct(folder: Path, recipe: Recipe, watch: Watch) -> None:
     sites = settings_for(folder, recipe, launch)
     config = {"folder": str(folder), "sites": len(sites), "tracking": launch.tracking}
     ENGINES[launch.engine](build_app(watch), sites, config)
+
+
+def sign(folder: Path, recipe: Recipe, key: Path) -> None:
+    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
+    signature = signer(key).sign(PURPOSE, dump_recipe(recipe).encode())
+    write_atomically(folder / SIGNATURE, signature.hex())
 
 
 def read_launch(folder: Path) -> Launch:
@@ -93,6 +102,7 @@ def settings_for(folder: Path, recipe: Recipe, launch: Launch) -> list[Settings]
             part,
             launch.device,
             launch.threads,
+            Path(launch.policy) if launch.policy else None,
             federation=pins,
         )
         for site, part in parts.items()

@@ -12,6 +12,7 @@ import click
 import pytest
 import typer
 
+from client.policy import parse_policy
 from consilium import cli
 from protocol.recipe import load_recipe
 from sim.cli import CATALOGUES
@@ -72,6 +73,12 @@ def test_every_recipe_loads_with_the_overrides_shown(command: list[str]) -> None
 def test_every_recipe_loads_and_is_in_the_readme(recipe: Path) -> None:
     assert load_recipe(recipe, (), CATALOGUES).name == recipe.stem
     assert f"`{recipe.stem}`" in (ROOT / "README.md").read_text()
+
+
+def test_the_policy_that_the_hospital_s_page_shows_is_one() -> None:
+    (text,) = (text for _, text in _blocks(ROOT / "docs/policy.md", "yaml"))
+
+    assert parse_policy(text).leaves.metrics == ("*/dice",)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging.cohort import SPLITS, Cohort, assemble, checked, concatenate
+from imaging.cohort import SPLITS, Cohort, assemble, checked, concatenate, contributed
 from imaging.splits import split_patients
 from protocol.batch import Batch
 from protocol.errors import DataError
@@ -177,3 +177,61 @@ def test_widths_that_the_recipe_does_not_expect_are_refused(wrong: Recipe, says:
 
     with pytest.raises(DataError, match=says):
         checked(cohort, wrong)
+
+
+def test_what_too_few_patients_have_counts_as_absent_in_training_alone() -> None:
+    """Only Anna trains with t1 and with a grade; Cai, who validates, keeps both."""
+    cohort = contributed(three(), 2)
+
+    assert cohort.counts() == {"shared": 2, "modality:flair": 2, "head:tumour": 2}
+    assert cohort.counts("validation") == three().counts("validation")
+    assert contributed(three(), 1).counts() == three().counts()
+
+
+def test_hiding_goes_on_until_every_group_has_enough_patients() -> None:
+    """Without t1 (one patient) the grade's second patient has nothing to show, so the grade goes too."""
+    patients = {
+        "anna": cases([[1, 0]], [[1, 1]]),
+        "ben": cases([[0, 1]], [[0, 1]]),
+        "cai": cases([[1, 0]], [[1, 0]]),
+    }
+    cohort = assemble("north", RECIPE, patients, {"anna": 0, "ben": 0, "cai": 0}, None)
+
+    assert cohort.counts()["head:grade"] == 2
+    assert contributed(cohort, 2).counts() == {"shared": 2, "modality:flair": 2, "head:tumour": 2}
+
+
+@given(
+    st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=12),
+    st.integers(1, 5),
+)
+def test_no_group_but_shared_has_fewer_patients_than_the_minimum(
+    rows: list[tuple[bool, ...]], least: int
+) -> None:
+    patients = {
+        f"p{n:02}": cases([[int(x) for x in row[:2]]], [[int(x) for x in row[2:]]])
+        for n, row in enumerate(rows)
+    }
+    before = assemble("north", RECIPE, patients, dict.fromkeys(patients, 0), None)
+    after = contributed(before, least)
+
+    users = after.users("train")
+    assert all(after.patients_in(users[group]) >= least for group in users if group != "shared")
+    assert not (after.cases.present & ~before.cases.present).any()
+    assert torch.equal(before.cases.present, contributed(before, 1).cases.present)
+
+
+def test_counts_are_told_as_the_site_wants_with_the_patients_behind_them() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def tell(count: int, patients: int) -> int:
+        asked.append((count, patients))
+        return 10 * count if patients > 1 else 0
+
+    told = three().summary(tell)
+
+    assert told["patients"] == {"train": 20, "validation": 0, "test": 0}
+    assert told["cases"] == {"train": 20, "validation": 0, "test": 0}
+    assert told["patterns"] == {}
+    assert told["labels"] == {"tumour": 20, "grade": 0}
+    assert (2, 1) in asked  # Cai's two cases are one patient

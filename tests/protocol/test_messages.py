@@ -69,12 +69,13 @@ def test_a_task_arrives_as_it_was_sent(trip: Any) -> None:
         {"shared": ODD},
         {"control": {"head:a": ODD[:2]}},
         {"split": "test"},
+        "5161",
     )
 
     arrived = unpack_task(trip(pack_task(task)))
 
     assert (arrived.kind, arrived.run, arrived.round, arrived.recipe) == ("train", "run-1", 3, "name: x\n")
-    assert (arrived.attempt, arrived.facts) == ("ab12", {"split": "test"})
+    assert (arrived.attempt, arrived.facts, arrived.signature) == ("ab12", {"split": "test"}, "5161")
     assert _bits(arrived.vectors["shared"]) == _bits(ODD)
     assert _bits(arrived.received["control"]["head:a"]) == _bits(ODD[:2])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef, roc_auc_score
 
 from protocol.errors import UpdateError
-from protocol.metrics import AUROC_BINS, ECE_BINS, METRICS, Tally, subset_name, subsets_of
+from protocol.metrics import AUROC_BINS, ECE_BINS, METRICS, Tally, coarsened, subset_name, subsets_of
 
 COUNT = st.integers(0, 1000).map(float)
 LENGTHS = {"hd95_mm": 3, "balanced_accuracy": 9, "mcc": 9, "ece": 3 * ECE_BINS}
@@ -193,3 +193,23 @@ def test_subsets_are_all_but_the_empty_one() -> None:
     names = {subset_name(subset) for subset in subsets_of(tuple("abcde"))}
     assert len(names) == 31
     assert "a+c+e" in names
+
+
+# -- Coarse tallies ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", METRICS)
+@given(data=st.data())
+def test_a_coarse_mean_has_a_coarse_value_over_a_coarse_count_and_nothing_else_is_told(
+    kind: str, data: st.DataObject
+) -> None:
+    tally = data.draw(tallies(kind))
+    told = coarsened(tally, 0.25, lambda count: 5 * (count // 5))
+
+    if kind not in {"dice", "hd95_mm", "accuracy", "c_index"} or tally.count < 5:
+        assert told is None
+    else:
+        assert told is not None
+        assert told.count == 5 * (tally.count // 5)
+        assert told.value == pytest.approx(round(tally.value / 0.25) * 0.25)
+        assert all(each % 5 == 0 for each in told.sums[1:])

@@ -20,6 +20,7 @@ HOSTILE = [
     ("a: *x", "anchors and aliases"),
     ("&x a: 1", "anchors and aliases"),
     ("<<: &x {a: 1}", "anchors and aliases"),
+    ("<<: {a: 1}\nb: 2", "no merging with '<<'"),
     ("a: ${oc.env:HOME}", "a: found '${oc.env:HOME}'; interpolation"),
     ("a: [b, {c: '${d}'}]", "a[1].c: found '${d}'; interpolation"),
     ("${a}: 1", "interpolation"),

@@ -319,3 +319,83 @@ def test_pooled_data_train_alone_and_the_sites_evaluate(
     everybody = sum(len(c.rows("train")) for c in federation.held.values())
     assert record.rounds[0].sites[0].cases == everybody
     assert set(record.subsets) == set(record.rounds[0].scores) == set(SITES)
+
+
+# -- Sites with a policy -------------------------------------------------------------------------
+
+
+class Ruled(Federation):
+    """The three sites, of which south has a policy."""
+
+    policy = "recipes: {rules: [{}]}\nprivacy: {required: false}\ncounts: {least_patients: 1}\n"
+
+    def settings(self, run: str, site: str) -> Settings:
+        alone = super().settings(run, site)
+        path = self.folder / "policy.yaml"
+        path.write_text(self.policy)
+        return replace(alone, policy=path) if site == "south" else alone
+
+
+def test_the_run_goes_on_without_a_site_whose_policy_declines_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, SiteRound | Round]] = []
+    federation = Ruled(tmp_path, cohorts(), monkeypatch)
+    federation.policy = "recipes: {rules: [{strategy: [krum]}]}"
+    record = federation.run(recipe(rounds=1), watch=lambda number, news: heard.append((number, news)))
+    assert {s.site: s.status for s in record.rounds[0].sites} == {"north": "accepted", "west": "accepted"}
+    (south,) = (site for site in record.sites if site.site == "south")
+    assert "recipes: 'tiny' fits no rule" in south.declined
+    assert "south" not in record.subsets
+    assert heard[0] == (0, SiteRound("south", "declined", south.declined))
+    assert read_record(tmp_path / "run") == record
+
+
+def test_a_run_that_too_many_policies_decline_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Ruled(tmp_path, cohorts(), monkeypatch)
+    federation.policy = "nonsense"
+    with pytest.raises(
+        QuorumError, match=r"2 sites take part, quorum is 3 \(south: PolicyError: this site's"
+    ):
+        federation.run(recipe(roster=Roster(quorum=3)))
+
+
+def test_a_policy_tightened_in_the_middle_of_a_run_is_heard_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Ruled(tmp_path, cohorts(), monkeypatch)
+
+    def watch(number: int, news: SiteRound | Round) -> None:
+        if number == 1 and isinstance(news, Round):
+            (tmp_path / "policy.yaml").write_text("privacy: {required: true}\nrecipes: {rules: [{}]}")
+
+    record = federation.run(recipe(), watch=watch)
+    south = [site for ended in record.rounds for site in ended.sites if site.site == "south"]
+    assert [site.status for site in south] == ["accepted", "declined", "declined"]
+    assert "privacy.required" in south[1].reason
+
+
+def test_a_modality_of_too_few_patients_is_not_asked_for_and_coarse_counts_are_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """South has flair in 6 training patients, west in one of 4: there it counts as absent."""
+
+    class West(Ruled):
+        def settings(self, run: str, site: str) -> Settings:
+            alone = super().settings(run, "south")
+            return replace(Federation.settings(self, run, site), policy=alone.policy)
+
+    federation = West(tmp_path, cohorts(), monkeypatch)
+    federation.policy = (
+        "recipes: {rules: [{}]}\nprivacy: {required: false}\n"
+        "counts: {least_patients: 1, least_contributors: 2, least_told: 2, told_in_steps_of: 5}\n"
+    )
+    record = federation.run(recipe(rounds=1))
+    sent = {site.site: set(site.groups) for site in record.rounds[0].sites}
+    assert all(site.status == "accepted" for site in record.rounds[0].sites)
+    assert "modality:flair" in sent["south"]
+    assert "modality:flair" not in sent["west"]
+    assert all(site.cases % 5 == 0 for site in record.rounds[0].sites)
+    assert all(count % 5 == 0 for site in record.sites for count in site.patterns.values())

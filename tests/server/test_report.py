@@ -75,6 +75,18 @@ def test_epsilon_stands_beside_its_unit_and_adjacency() -> None:
     assert "Outside this guarantee" in text
 
 
+def test_what_leaves_each_site_is_told_as_the_sites_told_it() -> None:
+    record = records.record()
+    north, *others = record.sites
+    told = {"updates": "accounted", "scores": "declared: in steps of <0.01>"}
+    refused = SiteSummary("elsewhere", {}, {}, {}, {}, declined="PolicyError: not on <Sundays>")
+    sites = (replace(north, leaves=told), *others, refused)
+    html = render(replace(record, sites=sites), records.recipe(), ())
+    assert "declared: in steps of &lt;0.01&gt;" in html
+    assert "what leaves" in html
+    assert "elsewhere takes no part. </b>PolicyError: not on &lt;Sundays&gt;" in html
+
+
 def test_without_privacy_nothing_is_promised() -> None:
     _, text = _page(private=False)
     assert "No differential privacy: nothing is promised" in text

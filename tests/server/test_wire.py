@@ -87,6 +87,7 @@ def test_sites_are_met_in_name_order_and_asked_by_name() -> None:
     [
         (_errs("DataError"), "failed", "DataError: the reason"),
         (_errs("BudgetError"), "spent", "BudgetError: the reason"),
+        (_errs("PolicyError"), "declined", "PolicyError: the reason"),
         (_dies, "failed", "out of memory"),
         (_babbles, "refused", ""),
     ],
@@ -140,6 +141,17 @@ def test_a_site_that_cannot_describe_itself_stops_the_run_with_its_reason() -> N
     app.query()(wrong)
     with pytest.raises(QuorumError, match="DataError: the reason"):
         Wire(InProcessGrid(app, contexts_for([{}]))).meet(Task("describe", "run", 0, ""), 1, 1.0)
+
+
+def test_a_site_whose_policy_declines_is_met_with_its_name_and_reason() -> None:
+    def wrong(message: Message, context: Context) -> Message:
+        return _errs("PolicyError")(message, unpack_task(message))
+
+    app = ClientApp()
+    app.query()(wrong)
+    question = Task("describe", "run", 0, "")
+    (reply,) = Wire(InProcessGrid(app, contexts_for([{}]))).meet(question, 1, 1.0)
+    assert (reply.site, reply.error) == ("c", ("PolicyError", "PolicyError: the reason"))
 
 
 def test_one_reply_is_held_at_a_time() -> None:
