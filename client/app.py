@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from client import memory
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
+from client.secure import STEPS
 from client.settings import Settings, from_node_config
 from client.site import Site, open_site
 from client.training import train
@@ -45,7 +46,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
 
 
-ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": evaluate}
+ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": evaluate} | STEPS
 
 
 def answer(message: Message, settings: Settings) -> Message:

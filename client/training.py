@@ -30,7 +30,7 @@ from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
-from protocol.errors import DataError
+from protocol.errors import DataError, PrivacyError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -43,6 +43,8 @@ Losses = Iterator[Tensor]
 def train(site: Site, task: Task) -> Reply:
     """Train one round on `task.vectors` and answer with the update."""
     started = time.perf_counter()
+    if site.recipe.secure.enabled and task.kind == "train":
+        raise PrivacyError("the recipe promises secure aggregation: this site only answers its masked steps")
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)

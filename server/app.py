@@ -30,7 +30,7 @@ from server.rounds import Plan, evaluate, run
 from server.tracking import Tracker
 from server.wire import Wire
 from strategies.base import State, Strategy
-from strategies.catalogue import STRATEGIES
+from strategies.catalogue import STRATEGIES, check_summed
 
 MEET_S = 120.0
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -56,6 +56,7 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     folder = Path(str(config["folder"]))
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
+    check_summed(recipe)
     strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
     replies = wire.meet(Task("describe", folder.name, 0, text), int(str(config["sites"])), MEET_S)
