@@ -26,7 +26,9 @@ PATIENTS = {"centre": 7, "east": 8, "north": 12, "south": 9, "west": 6}
 class SecureFederation(Federation):
     """Five sites that know each other's keys."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, sites: tuple[str, ...] = tuple(PATIENTS)) -> None:
+    def __init__(
+        self, folder: Path, patch: pytest.MonkeyPatch, sites: tuple[str, ...] = tuple(PATIENTS)
+    ) -> None:
         super().__init__(folder, {site: cohort(site, PATIENTS[site]) for site in sites}, patch)
 
     def settings(self, run: str, site: str) -> Settings:

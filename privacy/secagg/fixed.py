@@ -45,6 +45,10 @@ class Grid:
         """The largest |q|."""
         return (_HALF - 1) // self.sites
 
+    def step(self, count: int) -> float:
+        """Return what one unit of a sum is in the mean over `count` cases."""
+        return self.clip_value * self.cases / self.levels / count
+
     def encode(self, values: Floats, count: int) -> tuple[Words, int]:
         """Return (q of `count` * values in the memory of `values`, how many values were clipped).
 
@@ -79,7 +83,6 @@ class Grid:
                 f"a sum of {count} cases over {sites} sites cannot be: a site masked otherwise"
             )
         values, integers = words.view(np.float32), words.view(np.int32)
-        factor = self.clip_value * self.cases / self.levels / count
         for start in range(0, words.size, _CHUNK):
-            values[start : start + _CHUNK] = integers[start : start + _CHUNK] * factor
+            values[start : start + _CHUNK] = integers[start : start + _CHUNK] * self.step(count)
         return values

@@ -8,8 +8,8 @@ of a random polynomial of degree threshold - 1 over a prime field; holder h has 
 
 The field is that of the Mersenne prime 2^521 - 1: it holds 32 bytes in one element, for any
 number of holders, and needs no tables. Shares of different secrets are found out, since a random
-element of the field is as short as a secret with a chance of 2^-265. Secrets here are few and short (one key and one seed a
-group), so Python's integers are fast enough.
+element of the field is as short as a secret with a chance of 2^-265. Secrets here are few (one key,
+and one seed a group), so Python's integers are fast enough.
 """
 
 import secrets

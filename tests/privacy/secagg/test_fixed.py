@@ -26,9 +26,12 @@ def test_the_mean_is_within_the_stated_bound(data: st.DataObject, grid: Grid) ->
     )
     total = np.array([value % MODULUS for value in words], np.uint32)
     mean = grid.decode(total, int(counts.sum()), number)
-    step = grid.clip_value * grid.cases / grid.levels / counts.sum()
     # Half a step a site, and the rounding of the answer itself to float32.
-    bound = number / 2 * step * (1 + 1e-9) + np.abs(wanted) * 2**-23 + grid.clip_value * 2**-23
+    bound = (
+        number / 2 * grid.step(int(counts.sum())) * (1 + 1e-9)
+        + np.abs(wanted) * 2**-23
+        + grid.clip_value * 2**-23
+    )
     assert (np.abs(mean - wanted) <= bound).all()
 
 
