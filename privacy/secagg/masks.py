@@ -22,7 +22,7 @@ Words = NDArray[np.uint32]
 
 _BLOCK = 16
 _WORD = 4
-_CHUNK = 1 << 14
+_CHUNK = 1 << 15
 """Words added at a time."""
 _ZEROS = bytes(_WORD * _CHUNK)
 
