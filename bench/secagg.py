@@ -91,9 +91,7 @@ def rounds() -> None:
 
 def main() -> None:
     """Print all lines."""
-    print(
-        f"threads {torch.get_num_threads()}, {SITES} sites, {SIZE // 10**6} M parameters, {time.strftime('%H:%M')}"
-    )
+    print(f"threads {torch.get_num_threads()}, {SITES} sites, {SIZE // 10**6} M parameters")
     masks()
     traffic()
     rounds()
