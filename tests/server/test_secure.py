@@ -25,6 +25,11 @@ from tests.secure import PATIENTS, SecureFederation, dying, secure_recipe
 STEPS = ("advertise", "share", "contribute", "agree", "reveal")
 
 
+def _slow(*values: object) -> list[object]:
+    """More of the same, where a few are enough for the fast suite."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 @pytest.fixture
 def federation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SecureFederation:
     return SecureFederation(tmp_path, monkeypatch)
@@ -41,7 +46,7 @@ def _bound(federation: SecureFederation, sites: tuple[str, ...] = tuple(PATIENTS
     return len(sites) / 2 * grid.step(len(sites) * least) + 1e-7
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedprox", "fedbn", "fedper", "ditto"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedbn", *_slow("fedavgm", "fedprox", "fedper", "ditto")])
 def test_a_secure_round_is_the_plain_round_within_the_stated_bound(
     federation: SecureFederation, strategy: str
 ) -> None:
@@ -54,7 +59,7 @@ def test_a_secure_round_is_the_plain_round_within_the_stated_bound(
     assert {s.site: s.status for s in record.rounds[0].sites} == dict.fromkeys(PATIENTS, "accepted")
 
 
-@pytest.mark.parametrize("strategy", ["fedadagrad", "fedadam", "fedyogi"])
+@pytest.mark.parametrize("strategy", ["fedadam", *_slow("fedadagrad", "fedyogi")])
 def test_adaptive_servers_run_on_the_sum(federation: SecureFederation, strategy: str) -> None:
     federation.run(secure_recipe(strategy=Part(strategy, {"tau": 0.1})), "secure")
     federation.run(
@@ -104,7 +109,7 @@ def test_traffic_is_that_of_a_plain_round(federation: SecureFederation) -> None:
     }
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, *_slow(True)])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_site_that_dies_in_a_step_is_in_the_sum_exactly_if_it_contributed(
     federation: SecureFederation,
@@ -125,7 +130,7 @@ def test_a_site_that_dies_in_a_step_is_in_the_sum_exactly_if_it_contributed(
     assert south.reason == f"{step}: MemoryError: the site's own log says more"
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["contribute", "reveal", *_slow("advertise", "share", "agree")])
 def test_below_the_threshold_the_round_ends_and_a_later_attempt_completes(
     federation: SecureFederation, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -202,7 +207,7 @@ def _deltas(reply: Reply) -> Vectors:
     return reply.update.deltas
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", ["floats", "a count beyond", *_slow(*list(LIES)[1:3], *list(LIES)[4:])])
 def test_the_coordinator_refuses_what_is_not_masked_as_asked(
     federation: SecureFederation, monkeypatch: pytest.MonkeyPatch, lie: str
 ) -> None:
@@ -221,7 +226,7 @@ def test_the_coordinator_refuses_what_is_not_masked_as_asked(
 
 
 @pytest.mark.parametrize("step", ["advertise", "share", "agree", "reveal"])
-@pytest.mark.parametrize("facts", [{}, {"advert": 3, "letters": [], "signature": 5, "revealed": "x"}])
+@pytest.mark.parametrize("facts", [{}, *_slow({"advert": 3, "letters": [], "signature": 5, "revealed": "x"})])
 def test_a_site_that_babbles_in_a_step_is_refused(
     federation: SecureFederation, monkeypatch: pytest.MonkeyPatch, step: str, facts: dict[str, object]
 ) -> None:
@@ -237,6 +242,7 @@ def test_a_site_that_babbles_in_a_step_is_refused(
     assert south.reason.startswith(f"{step}: ")
 
 
+@pytest.mark.slow
 def test_a_private_secure_run_accounts_as_a_private_one(federation: SecureFederation) -> None:
     private = Privacy(epsilon=50.0, noise_multiplier=1.0, delta=1e-2)
     record = federation.run(secure_recipe(privacy=private, training=Training(batch=4, steps=2)))
