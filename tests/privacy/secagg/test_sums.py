@@ -165,3 +165,15 @@ def test_a_wrong_share_is_found_out() -> None:
     revealed["s01"] = site_room.Revealed({}, seeds)
     with pytest.raises(PrivacyError, match="a site sent a wrong one"):
         list(coordinator.unmask(revealed, sums))
+
+
+def test_the_coordinator_refuses_what_one_site_could_spoil_for_all() -> None:
+    federation = sites(4, 3)
+    coordinator = begun(federation, {})
+    with pytest.raises(PrivacyError, match="keys of another"):
+        coordinator.admit("s01", coordinator.adverts["s00"])
+    with pytest.raises(PrivacyError, match="did not write to every other"):
+        coordinator.post("s01", {"s00": b""})
+    contributed(federation, coordinator, {})
+    with pytest.raises(PrivacyError, match="signed another list"):
+        coordinator.sign("s01", federation.sessions["s01"].agree(["s00", "s01", "s02"]))
