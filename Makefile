@@ -32,6 +32,7 @@ bench: setup  ## time us against the floor, side by side
 	$(BIN)/python -m bench.jobs
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.aggregation
+	$(BIN)/python -m bench.secagg
 
 docs: setup  ## run every command and every snippet that the documents show
 	$(BIN)/pytest tests/test_docs.py

@@ -35,6 +35,7 @@ from protocol.recipe import Head, Modality, Part, Recipe, Training, dump_recipe
 from server.app import conduct
 from server.record import Round, RunRecord, SiteRound
 from sim.inprocess import InProcessGrid, contexts_for
+from sim.run import introduce
 
 IMAGES = ("flair", "t1", "t1c", "t2")
 
@@ -158,7 +159,8 @@ def ours(job: Job, cohorts: list[Cohort], tracking: str = "off") -> RunRecord:
         folder = Path(place) / job.recipe.name
         folder.mkdir()
         (folder / "recipe.yaml").write_text(dump_recipe(job.recipe))
-        settings = [Settings(s, Path(place), folder / "sites" / s, (s,)) for s in held]
+        pins = introduce(folder, held) if job.recipe.secure.enabled else None
+        settings = [Settings(s, Path(place), folder / "sites" / s, (s,), federation=pins) for s in held]
         grid = InProcessGrid(client_app, contexts_for(map(to_node_config, settings)))
         return conduct(grid, {"folder": str(folder), "sites": len(held), "tracking": tracking}, _quiet)
 

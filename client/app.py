@@ -22,6 +22,7 @@ from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.ingress import admit
 from client.policy import fits, permit, read_policy
+from client.secure import STEPS
 from client.settings import Settings, from_node_config
 from client.site import Site, open_site
 from client.standardise import standardised
@@ -65,7 +66,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
 
 
-ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": evaluate}
+ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": evaluate} | STEPS
 
 
 def answer(message: Message, settings: Settings) -> Message:

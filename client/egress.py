@@ -37,6 +37,10 @@ FACTS = {
     "epsilon_pld": "spending",
     "delta": "spending",
     "noise_multiplier": "spending",
+    "advert": "keys",
+    "letters": "keys",
+    "signature": "keys",
+    "revealed": "keys",
 }
 """A fact in a reply -> its line in `statement`."""
 
@@ -77,13 +81,17 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
     counts, leaves = policy.counts, policy.leaves
     private = recipe.privacy.epsilon is not None
     coarse = f"in steps of {counts.told_in_steps_of}, none of fewer than {counts.least_told} patients"
+    summed = ", only as a sum over sites" if recipe.secure.enabled else ""
     exact = counts.told_in_steps_of == 1 and counts.least_told <= 1
     return {
-        "updates": ACCOUNTED if private else f"{DECLARED}: without noise",
+        "updates": ACCOUNTED if private else f"{DECLARED}: without noise{summed}",
         "loss": SUPPRESSED if private or not leaves.loss else f"{DECLARED}: exact",
         "scores": _scores_told(leaves, counts.least_told) if leaves.metrics else SUPPRESSED,
         "counts": f"{DECLARED}: {'exact' if exact else coarse}",
         "spending": f"{DECLARED}: follows from the number of patients" if private else SUPPRESSED,
+        "keys": f"{DECLARED}: public keys, sealed shares, signatures"
+        if recipe.secure.enabled
+        else SUPPRESSED,
         "times": f"{DECLARED}: seconds, bytes, steps, and whether the site answered",
     }
 

@@ -39,7 +39,7 @@ def admit(site: Site, task: Task) -> Task:
         raise PrivacyError(
             "strategy: its personal model learns without noise, so its scores may not leave; use fedper"
         )
-    askable = site.owned if task.kind == "train" else site.flat.layout.groups
+    askable = site.owned if task.kind in {"train", "contribute"} else site.flat.layout.groups
     for what, group, vector in _vectors(task):
         if group == PRIVATE or group not in askable:
             raise PrivacyError(f"{what} '{group}': this site does not train it for others, or has none")

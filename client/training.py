@@ -32,7 +32,7 @@ from privacy.dpsgd import PrivateGradient
 from privacy.ftrl import Stream, stream
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
-from protocol.errors import DataError
+from protocol.errors import DataError, PrivacyError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -44,6 +44,8 @@ Losses = Iterator[Tensor]
 
 def train(site: Site, task: Task) -> Reply:
     """Train one round on `task.vectors` and answer with the update."""
+    if site.recipe.secure.enabled and task.kind == "train":
+        raise PrivacyError("the recipe promises secure aggregation: this site only answers its masked steps")
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)

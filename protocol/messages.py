@@ -4,9 +4,9 @@
         "facts"    ConfigRecord {"json": everything that is not a vector, as JSON text}
         "vectors"  ArrayRecord  {"<group>": Array, "<name>/<group>": Array}
 
-An `Array` here is raw little-endian float32 (`stype` below), not `numpy.save`: its length
-says its shape, so there is no header to forge, and no pickle anywhere. The buffer is the
-vector's own memory: nothing is copied until a real wire serialises it.
+An `Array` here is raw little-endian float32, or int32 where masks were added (`stype` below), not
+`numpy.save`: its length says its shape, so there is no header to forge, and no pickle anywhere.
+The buffer is the vector's own memory: nothing is copied until a real wire serialises it.
 """
 
 import json
@@ -28,13 +28,24 @@ from protocol.update import Update, Vectors
 T = TypeVar("T")
 
 RAW = "consilium.float32.le"
+MASKED = "consilium.int32.le"
 VERSION = 1
-KINDS = {"describe": "query", "train": "train", "evaluate": "evaluate"}
+KINDS = {
+    "describe": "query",
+    "train": "train",
+    "evaluate": "evaluate",
+    "advertise": "query",  # from here on: the steps of secure aggregation
+    "share": "query",
+    "contribute": "train",
+    "agree": "query",
+    "reveal": "query",
+}
 """What a site can be asked -> Flower's message type."""
 
 WITNESS, HEADS = "witness", "heads"
 """Facts of a task and of a reply: where the site's ledger and audit log stand (`privacy.heads`)."""
 
+_STYPES = {"float32": RAW, "int32": MASKED}
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
@@ -198,7 +209,8 @@ def _records(facts: Mapping[str, Any], vectors: Vectors, named: Mapping[str, Vec
 
 
 def _array(vector: Tensor) -> Array:
-    array = Array("float32", (vector.numel(),), RAW, b"")
+    kind = str(vector.dtype).removeprefix("torch.")
+    array = Array(kind, (vector.numel(),), _STYPES.get(kind, RAW), b"")
     # Flower asks for `bytes`, but reads any buffer; an ndarray lends the vector's memory.
     array.data = vector.detach().cpu().numpy().view(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
     return array
@@ -231,10 +243,11 @@ def _records_read(content: RecordDict) -> tuple[dict[str, Any], Vectors, dict[st
 
 def _vector(key: str, array: Array) -> Tensor:
     size = len(array.data)
-    if array.stype != RAW or array.dtype != "float32" or array.shape != (size // 4,) or size % 4:
+    known = _STYPES.get(array.dtype) == array.stype and array.stype
+    if not known or array.shape != (size // 4,) or size % 4:
         msg = f"vector '{key}' claims {array.stype} {array.dtype} {array.shape} in {size} B: not sent by us"
         raise WireError(msg)
-    flat = np.frombuffer(array.data, dtype="<f4")
+    flat = np.frombuffer(array.data, dtype=np.dtype(array.dtype).newbyteorder("<"))
     # Torch has no read-only tensors: what arrived as bytes is copied, a lent buffer is not.
     return torch.from_numpy(flat if flat.flags.writeable else flat.copy())
 

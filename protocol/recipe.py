@@ -48,6 +48,10 @@ Positive = Annotated[float, Rule("> 0", lambda value: value > 0)]
 NotNegative = Annotated[float, Rule(">= 0", lambda value: value >= 0)]
 Share = Annotated[float, Rule("in (0, 1]", lambda value: 0 < value <= 1)]
 BelowOne = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
+AtLeastHalf = Annotated[float, Rule("in [0.5, 1)", lambda value: 2 * value >= 1 and value < 1)]
+HIDING = 3  # of a sum of two, either site knows the other's part
+Hiding = Annotated[int, Rule(f">= {HIDING}", lambda value: value >= HIDING)]
+UpToMillion = Annotated[int, Rule("in 1 to 1000000", lambda value: 1 <= value <= 10**6)]
 Inside = Annotated[float, Rule("in (0, 1)", lambda value: 0 < value < 1)]
 _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
 
@@ -144,6 +148,23 @@ class Privacy:
 
 
 @dataclass(frozen=True)
+class Secure:
+    """Secure aggregation: the coordinator learns sums over sites and no single update.
+
+    More than the share `threshold` of a round's roster must see the round to its end; a group
+    travels when at least `fewest` sites contribute to it. Values of an update are clipped to
+    +-`clip_value`, and `cases` is the most that one site may count: together they are the step
+    of the integers that are summed (`privacy.secagg.fixed`).
+    """
+
+    enabled: bool = False
+    threshold: AtLeastHalf = 2 / 3
+    fewest: Hiding = HIDING
+    clip_value: Positive = 1.0
+    cases: UpToMillion = 10_000
+
+
+@dataclass(frozen=True)
 class Roster:
     """Whom to ask: a share of the sites, at least `quorum` accepted, until `deadline_s`.
 
@@ -181,6 +202,7 @@ class Recipe:
     rounds: Count = 10
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
+    secure: Secure = field(default_factory=Secure)
     roster: Roster = field(default_factory=Roster)
     evaluation: Evaluation = field(default_factory=Evaluation)
 

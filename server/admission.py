@@ -7,7 +7,7 @@ refused whole, with the reason on both sides.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from protocol.update import Update, Vectors
 from server.record import Scores
 
 MOST_STEPS = 10**7
+_WORD = 2**32
 
 log = logging.getLogger("consilium.admission")
 
@@ -30,7 +31,7 @@ def check(reply: Reply, task: Task, declared: Mapping[str, int]) -> tuple[Update
     `task` is what was sent: the update must name its groups, in its sizes. `declared` is the
     site's own count per group from the start of the run.
     """
-    _same_question(reply, task)
+    same_question(reply, task)
     update = reply.update
     if update is None:
         msg = "the reply carries no update: the site answered another question"
@@ -46,6 +47,26 @@ def check(reply: Reply, task: Task, declared: Mapping[str, int]) -> tuple[Update
         _same_names(vectors, task.received[name], name)
     squares = [_square(vector, group, task.vectors) for group, vector in _all(update)]
     return update, math.sqrt(sum(squares[: len(update.deltas)]))
+
+
+def check_masked(reply: Reply, task: Task, groups: Collection[str]) -> Update:
+    """Return the masked update of exactly `groups`, or raise `AdmissionError`.
+
+    Its values say nothing: form is all that can be checked.
+    """
+    update = reply.update
+    if update is None:
+        raise AdmissionError("the reply carries no update: the site answered another question")
+    asked = {group: task.vectors[group] for group in groups}
+    _same_names(update.deltas, asked, "masked update")
+    for group, vector in update.deltas.items():
+        if vector.dtype != torch.int32 or vector.shape != asked[group].shape:
+            raise AdmissionError(f"group '{group}' is {vector.dtype} {tuple(vector.shape)}, not masked words")
+    if update.counts.keys() != update.deltas.keys() or not all(
+        0 <= n < _WORD for n in update.counts.values()
+    ):
+        raise AdmissionError("masked counts are not one 32-bit number a group")
+    return update
 
 
 def numbers(facts: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
@@ -75,7 +96,8 @@ def tally(plain: Mapping[str, Any]) -> Tally:
     return Tally(str(plain["kind"]), tuple(float(each) for each in plain["sums"]))
 
 
-def _same_question(reply: Reply, task: Task) -> None:
+def same_question(reply: Reply, task: Task) -> None:
+    """Raise `AdmissionError` where a reply belongs to another task."""
     if (reply.run, reply.round, reply.kind) != (task.run, task.round, task.kind):
         msg = (
             f"answers {reply.kind} of round {reply.round} of run '{reply.run}', asked was {task.kind} "

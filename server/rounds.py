@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from privacy.keys import FEDERATION, read_pins
 from protocol.errors import AdmissionError, QuorumError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -26,6 +27,7 @@ from server.admission import check, numbers, scores
 from server.book import Book
 from server.record import Round, Scores, SiteRound
 from server.roster import Member, choose
+from server.secure import SecureRound
 from server.wire import Arrival, Wire
 from server.witness import Witness
 from strategies.base import State, Strategy
@@ -73,9 +75,15 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         clock.lap("checkpoint")
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
         heard = Heard()
-        arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
+        if recipe.secure.enabled:
+            pins = read_pins(book.folder / FEDERATION)
+            secure = SecureRound(recipe, tasks, wire, pins, state.spare["secure"])
+            updates = secured(secure, book, heard)
+        else:
+            arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
+            updates = admitted(plan, tasks, arrivals, book, heard)
         releases = book.release() if plan.strategy.promise is not None else 0
-        state = plan.strategy.step(state, admitted(plan, tasks, arrivals, book, heard))
+        state = plan.strategy.step(state, updates)
         clock.lap("train")
         found = validate(plan, wire, state, number) if _scored(recipe, number) else {}
         clock.lap("evaluate")
@@ -108,6 +116,21 @@ def admitted(
         told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard.sites if s.status != "accepted")
         msg = f"{len(heard.norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"
         raise QuorumError(msg)
+
+
+def secured(secure: SecureRound, book: Book, heard: Heard) -> Iterator[Update]:
+    """Yield the one update that stands for all of them; its norm is the only one to be known.
+
+    Raises `QuorumError` before it when too few took part.
+    """
+    try:
+        update = secure.aggregate()
+    finally:
+        heard.sites.extend(secure.sites.values())
+        for verdict in heard.sites:
+            book.heard(secure.number, verdict)
+    heard.norms.append(math.sqrt(sum(float(v.dot(v)) for v in update.deltas.values())))
+    yield update
 
 
 def judge(

@@ -31,6 +31,7 @@ from server.book import Watch, write_atomically, write_recipe
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
+from strategies.catalogue import check_summed
 
 POOLED = "pooled"
 
@@ -52,6 +53,7 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     if launch.engine not in ENGINES:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
+    check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -93,7 +95,8 @@ def settings_for(folder: Path, recipe: Recipe, launch: Launch) -> list[Settings]
     parts: dict[str, tuple[str, ...]] = {site: (site,) for site in list_sites(launch.data, recipe)}
     if POOLED in recipe.roster.train:
         parts[POOLED] = tuple(parts)
-    pins = introduce(folder, parts) if recipe.privacy.epsilon is not None else None
+    signed = recipe.privacy.epsilon is not None or recipe.secure.enabled
+    pins = introduce(folder, parts) if signed else None
     return [
         Settings(
             site,
