@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from client.app import app as client_app
+from client.policy import objections
 from client.settings import Settings, to_node_config
 from client.site import open_site
 from imaging import sources
@@ -77,6 +78,7 @@ class Hospital:
 
         patch.setitem(sources.SOURCES, "memory", read)
         open_site.cache_clear()
+        objections.cache_clear()  # a mutant's answers are not the next test's
         self._wire = Wire(InProcessGrid(client_app, contexts_for([to_node_config(self.settings)])))
         self._wire._nodes["ward"] = 2
 

@@ -6,6 +6,7 @@ What counts as too weak is decided here from the raw text's values, by a rule wr
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ INF = math.inf
 
 # Few different honest values, so that their accounting is computed once; many tricks.
 privacies = st.fixed_dictionaries(
-    {"epsilon": st.sampled_from([2.0, 2.0, 2.0, 4.0001, 100.0, 1e300, None])},
+    {"epsilon": st.sampled_from([2.0, 2.0, 4.0, 4.0, 4.0001, 100.0, 1e300, None])},
     optional={
         "delta": st.sampled_from([None, 1e-3, 1.1e-3, 0.5, 1 - 1e-9]),
         "noise_multiplier": st.sampled_from([None, 1e-300, 1e-9, 0.79, 0.8, 3.0]),
@@ -105,6 +106,8 @@ class Attempt:
 
 
 def _fuzzed(attempt: Attempt, examples: int) -> None:
+    failures: list[AssertionError] = []
+
     @settings(
         max_examples=examples,
         phases=[Phase.generate],
@@ -113,14 +116,20 @@ def _fuzzed(attempt: Attempt, examples: int) -> None:
     )
     @given(tasks)
     def fuzz(recipe: Mapping[str, Any]) -> None:
-        attempt(recipe)
+        try:
+            attempt(recipe)
+        except AssertionError as failure:
+            failures.append(failure)
 
+    # A site remembers what it has opened, so an example does not fail twice as Hypothesis wants it to.
     fuzz()
+    if failures:
+        raise failures[0]
 
 
 def test_no_fuzzed_task_below_the_floor_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = Attempt(tmp_path, monkeypatch)
-    _fuzzed(attempt, 140)
+    _fuzzed(attempt, 170)
     assert attempt.weak >= 100
     assert attempt.accepted >= 3
 
@@ -129,9 +138,9 @@ def _nothing(*arguments: Any) -> tuple[str, ...]:
     return ()
 
 
-def _taken_as_sent(recipe: Any, floor: Any, patients: int, spent: Any = ()) -> Any:
-    event, delta = _honest_price(recipe, floor, patients, spent)
-    return type(event)(recipe.privacy.noise_multiplier or 0.3, event.sampling_rate, event.steps), delta
+def _without_the_floor(recipe: Any, floor: Any, patients: int, spent: Any = ()) -> Any:
+    """At epsilon 4 the run needs less noise than the policy demands."""
+    return _honest_price(recipe, replace(floor, least_noise_multiplier=0.0), patients, spent)
 
 
 _honest_price = spending.priced
@@ -139,7 +148,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "numbers are not compared": (doors, "_above", _nothing),
     "the floor is not asked": (doors, "_too_weak", _nothing),
     "the first door is open": (doors, "objections", _nothing),
-    "noise is taken as sent": (spending, "priced", _taken_as_sent),
+    "noise left to the site ignores the floor": (spending, "priced", _without_the_floor),
     "caps are forgotten": (spending, "caps", lambda *arguments: []),
 }
 
