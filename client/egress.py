@@ -81,7 +81,8 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
     counts, leaves = policy.counts, policy.leaves
     private = recipe.privacy.epsilon is not None
     coarse = f"in steps of {counts.told_in_steps_of}, none of fewer than {counts.least_told} patients"
-    summed = ", only as a sum over sites" if recipe.secure.enabled else ""
+    secure = recipe.secure.enabled
+    summed = ", only as a sum over sites" if secure else ""
     exact = counts.told_in_steps_of == 1 and counts.least_told <= 1
     return {
         "updates": ACCOUNTED if private else f"{DECLARED}: without noise{summed}",

@@ -33,7 +33,7 @@ from imaging.sources import SOURCES
 from models.catalogue import MODELS, build_objectives
 from models.objectives import OBJECTIVES
 from privacy.keys import verified
-from protocol.errors import PolicyError, RecipeError
+from protocol.errors import PolicyError, PrivacyError, RecipeError
 from protocol.messages import Task
 from protocol.metrics import METRICS
 from protocol.recipe import (
@@ -340,12 +340,10 @@ def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
     least, noise = floor.least_noise_multiplier, asked.noise_multiplier
     if noise is not None and noise < least:
         yield f"privacy.noise_multiplier: {noise:g} is below privacy.least_noise_multiplier {least:g}"
-    for name, objective in build_objectives(recipe).items():
-        if objective.coupling != "case":
-            yield (
-                f"heads.{name}.objective: '{recipe.heads[name].objective.name}' couples the cases of a "
-                f"{objective.coupling}, so that one patient's influence has no bound"
-            )
+    try:
+        build_objectives(recipe)
+    except PrivacyError as error:  # an objective that couples patients
+        yield str(error)
 
 
 def _above(key: str, asked: float | None, limit: str, most: float | None) -> Iterator[str]:

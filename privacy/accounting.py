@@ -167,7 +167,8 @@ def _prv(events: tuple[Event, ...], delta: float) -> float:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Optimal order is the", UserWarning, "opacus")
         try:
-            return float(accountant.get_epsilon(delta, eps_error=_ERROR))
+            # A delta near 1 buys everything: below 0 the number has no meaning.
+            return max(0.0, float(accountant.get_epsilon(delta, eps_error=_ERROR)))
         except _TooWideError:
             return math.inf
 

@@ -117,7 +117,7 @@ def test_what_the_site_code_tells_today_is_all_known(tmp_path: Path, monkeypatch
         assert trained is not None
         assert scored is not None
         told |= set(trained.facts) | set(scored.facts)
-    assert told == set(FACTS)
+    assert told == {fact for fact, line in FACTS.items() if line != "keys"}  # those are of secure rounds
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from client import spending
+from client.policy import OPEN
 from client.settings import Settings
 from client.site import Site
 from client.spending import Spending, paid, planned
@@ -50,7 +51,9 @@ def site_at(folder: Path, privacy: Privacy = PRIVATE, names: str = "abcd") -> Si
     cohort = SimpleNamespace(patients=tuple(names), patient=rows)
     settings = Settings("north", folder, folder / "state")
     whole = recipe(privacy=privacy, training=Training(steps=STEPS), rounds=2)
-    return cast("Site", SimpleNamespace(recipe=whole, settings=settings, cohort=cohort, rows=rows))
+    return cast(
+        "Site", SimpleNamespace(recipe=whole, settings=settings, cohort=cohort, rows=rows, policy=OPEN)
+    )
 
 
 def task(number: int = 1, start: float = 0.0, attempt: str = "a", run: str = "run") -> Task:

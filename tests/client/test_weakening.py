@@ -5,6 +5,7 @@ What counts as too weak is decided here from the raw text's values, by a rule wr
 """
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +86,11 @@ class Attempt:
         patch.setattr(spending, "epsilon_pld", lambda events, delta: 0.0)  # the test's own oracle, below
 
     def __call__(self, recipe: Mapping[str, Any]) -> None:
-        ledger = self.hospital.settings.state / "ledger.jsonl"
-        ledger.unlink(missing_ok=True)
+        books = self.hospital.settings.books
+        shutil.rmtree(books, ignore_errors=True)
         steps, reads = self.private_steps, self.hospital.reads
         arrival = self.hospital.train(recipe)
-        paid = history(ledger.parent)
+        paid = history(books)
         if too_weak(recipe):
             self.weak += 1
             assert arrival.status == "declined", (arrival.status, arrival.reason)
@@ -149,7 +150,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "the floor is not asked": (doors, "_too_weak", _nothing),
     "the first door is open": (doors, "objections", _nothing),
     "noise left to the site ignores the floor": (spending, "priced", _without_the_floor),
-    "caps are forgotten": (spending, "caps", lambda *arguments: []),
+    "caps are forgotten": (spending, "caps", lambda *arguments: {}),
 }
 
 
@@ -171,9 +172,9 @@ def test_many_small_runs_cannot_add_up_to_more_than_the_cohort_s_limit(
     limits = {"least_noise_multiplier": 0.1, "largest_epsilon_cohort": 4.5}
     hospital = Hospital(tmp_path, monkeypatch, changed(POLICY, privacy=limits))
     asked = changed(RECIPE, privacy={"epsilon": 4.0})
-    outcomes = [hospital.train(asked, number=n + 1, run=f"run{n}").status for n in range(3)]
+    outcomes = [hospital.train(asked, run=f"run{n}").status for n in range(3)]
     assert outcomes == ["answered", "spent", "spent"]
-    assert epsilon_pld(history(hospital.settings.state), 1e-3) <= limits["largest_epsilon_cohort"]
+    assert epsilon_pld(history(hospital.settings.books), 1e-3) <= limits["largest_epsilon_cohort"]
 
 
 def test_a_run_cannot_outlast_its_limit_by_changing_its_recipe(
@@ -182,7 +183,7 @@ def test_a_run_cannot_outlast_its_limit_by_changing_its_recipe(
     """Each round claims to be the only one of a recipe with the whole budget."""
     hospital = Hospital(tmp_path, monkeypatch, changed(POLICY, privacy={"least_noise_multiplier": 0.1}))
     outcomes = [
-        hospital.train(changed(RECIPE, seed=n, privacy={"epsilon": 4.0}), number=n).status
+        hospital.train(changed(RECIPE, seed=n, rounds=n, privacy={"epsilon": 4.0}), number=n).status
         for n in range(1, 4)
     ]
     assert outcomes == ["answered", "spent", "spent"]

@@ -74,6 +74,10 @@ def test_what_nobody_took_part_in_is_free(free: list[Event]) -> None:
     assert epsilon_pld(free, DELTA) == 0
 
 
+def test_no_delta_makes_an_epsilon_negative() -> None:
+    assert epsilon([Event(1.0, 0.5, 10)], 0.9) == 0
+
+
 def test_no_noise_has_no_bound() -> None:
     assert epsilon([Event(0.0, 0.1, 1)], DELTA) == math.inf
     assert epsilon_pld([Event(0.0, 0.1, 1)], DELTA) == math.inf

@@ -240,20 +240,26 @@ def _kill_while_saving(folder: Path, kills: int) -> None:
         known = checkpoint.newest(folder)
         start = 0 if known is None else checkpoint.load(folder).round
 
-        def work(first: int = start + 1) -> None:
+        saved, tell = os.pipe()
+
+        def work(first: int = start + 1, tell: int = tell) -> None:
             for number in range(first, first + 1_000):
                 checkpoint.save(folder, _filled(number, 50_000), {}, number)
+                os.write(tell, b".")
 
         child = _in_child(work)
-        time.sleep(clock.uniform(0.001, 0.012))
+        os.read(saved, 1)  # however busy the machine is, every child gets somewhere
+        time.sleep(clock.uniform(0.0, 0.01))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(saved)
+        os.close(tell)
 
 
 def test_no_kill_leaves_a_damaged_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _kill_while_saving(tmp_path, KILLS)
     found = checkpoint.load(tmp_path)
-    assert found.round > KILLS // 4
+    assert found.round >= KILLS
     assert bool((found.vectors["parameters/shared"] == found.round).all())
     assert not caplog.records
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from privacy.accounting import Event
 from privacy.keys import signer
-from privacy.ledger import Ledger
+from privacy.ledger import Ask, spending_from
 from protocol.errors import SettingsError
 from sim import privacy_cli
 from sim.privacy_cli import privacy
@@ -43,7 +43,8 @@ def test_the_plan_names_noise_steps_and_the_trade_off_of_each_site() -> None:
 
 
 def test_more_patients_and_more_epsilon_need_less_noise_and_what_was_spent_needs_more(tmp_path: Path) -> None:
-    Ledger(tmp_path / "ledger.jsonl").reserve("old", 1, Event(1.0, 0.1, 20))
+    with spending_from(tmp_path) as ledger:
+        ledger.reserve(Ask("old", 1, "a", "base"), ledger.patients(["one"]), Event(1.0, 0.1, 20), ())
     few, many = _noise(_plan("--patients", "north=40")), _noise(_plan("--patients", "north=400"))
     after = _noise(_plan("--patients", "north=400", "--ledger", f"north={tmp_path}"))
     assert many < few
