@@ -173,7 +173,7 @@ def test_many_small_runs_cannot_add_up_to_more_than_the_cohort_s_limit(
     hospital = Hospital(tmp_path, monkeypatch, changed(POLICY, privacy=limits))
     asked = changed(RECIPE, privacy={"epsilon": 4.0})
     outcomes = [hospital.train(asked, run=f"run{n}").status for n in range(3)]
-    assert outcomes == ["answered", "spent", "spent"]
+    assert outcomes == ["answered", "answered", "spent"]  # the second has what noise makes of the rest
     assert epsilon_pld(history(hospital.settings.books), 1e-3) <= limits["largest_epsilon_cohort"]
 
 
