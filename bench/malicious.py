@@ -25,11 +25,11 @@ from torch import Tensor
 from client.app import answer
 from client.settings import Settings
 from client.site import open_site
+from client.spending import history
 from imaging import sources
 from imaging.cohort import Cohort
 from models.catalogue import build_model
 from models.flat import Flat
-from privacy.ledger import Ledger
 from protocol.messages import KINDS, Reply, Task, pack_task, solidify, unpack_reply
 from protocol.metrics import Tally
 from protocol.recipe import Head, Modality, Part, Privacy, Recipe, Training, dump_recipe
@@ -103,7 +103,7 @@ class Coordinator:
 
     def spent(self, site: str = HOSPITALS[0]) -> int:
         """Return how many private steps the hospital's ledger counts."""
-        return sum(event.steps for event in Ledger(self.state / site / "ledger.jsonl").events())
+        return sum(event.steps for event in history(self.state / site))
 
 
 def attempts(coordinator: Coordinator) -> Iterator[Got]:
