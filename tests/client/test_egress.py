@@ -102,6 +102,7 @@ def test_a_fact_that_nobody_thought_of_stays() -> None:
             leave(Reply("ward", kind, "run", 1, facts={"gradient_norm": 3.2}), _site(OPEN))
 
 
+@pytest.mark.slow
 def test_what_the_site_code_tells_today_is_all_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of reply, private and plain, passes under a policy that lets everything out."""
     open_policy = changed(POLICY, privacy={"required": False}, leaves={"metrics": ["*"], "loss": True})

@@ -75,6 +75,7 @@ def test_the_price_is_that_of_the_round_that_is_then_trained(hospital: Hospital)
     assert f"epsilon so far, all runs │ {trained.facts['epsilon']:.3f}" in " ".join(spent.split())
 
 
+@pytest.mark.slow
 def test_the_round_at_which_a_budget_ends_is_that_of_a_plain_count() -> None:
     event, delta = Event(1.0, 0.2, 5), 1e-5
     for limit in (0.1, 2.0, 100.0):

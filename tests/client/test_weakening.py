@@ -128,6 +128,7 @@ def _fuzzed(attempt: Attempt, examples: int) -> None:
         raise failures[0]
 
 
+@pytest.mark.slow
 def test_no_fuzzed_task_below_the_floor_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = Attempt(tmp_path, monkeypatch)
     _fuzzed(attempt, 170)
@@ -164,6 +165,7 @@ def test_a_mutant_of_the_policy_is_caught(
         _fuzzed(Attempt(tmp_path, monkeypatch), 60)
 
 
+@pytest.mark.slow
 def test_many_small_runs_cannot_add_up_to_more_than_the_cohort_s_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_many_small_runs_cannot_add_up_to_more_than_the_cohort_s_limit(
     assert epsilon_pld(history(hospital.settings.books), 1e-3) <= limits["largest_epsilon_cohort"]
 
 
+@pytest.mark.slow
 def test_a_run_cannot_outlast_its_limit_by_changing_its_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

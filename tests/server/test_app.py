@@ -275,6 +275,7 @@ def test_a_private_run_accounts_at_every_site_and_keeps_its_budget(federation: F
     assert spent[-1] > 7.5
 
 
+@pytest.mark.slow
 def test_the_recipes_seed_does_not_reach_the_noise(federation: Federation) -> None:
     whole = recipe(privacy=PRIVATE, training=Training(batch=4), rounds=1)
     federation.run(whole, "one")
@@ -299,6 +300,7 @@ def test_a_site_whose_budget_is_spent_stops_and_the_run_goes_on(federation: Fede
     assert "would exceed epsilon 6 at delta 0.01 (spent 3.7" in west.reason
 
 
+@pytest.mark.slow
 def test_under_privacy_no_loss_leaves(federation: Federation) -> None:
     record = federation.run(recipe(privacy=PRIVATE, training=Training(batch=4, steps=1), rounds=1))
     assert all(site.loss is None for site in record.rounds[0].sites)
