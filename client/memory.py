@@ -45,17 +45,22 @@ def remember(folder: Path, number: int, memory: Mapping[str, Vectors]) -> None:
     """Write the memory after round `number`; nothing to keep writes nothing."""
     if not memory:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     flat = {f"{name}/{group}": v.cpu() for name, vectors in memory.items() for group, v in vectors.items()}
-    partial = folder / f"{_name(number)}.partial"
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(save(flat))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / _name(number))
+    write(folder / _name(number), save(flat))
     for old in sorted(_rounds(folder))[:-KEPT]:
         (folder / _name(old)).unlink()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace a file by `data` that only its owner may read; a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _name(number: int) -> str:

@@ -13,7 +13,6 @@ honest memory is enough.
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from client import memory
 from client.site import Site
 from client.training import train, trained
 from privacy.keys import SITE_KEY, read_pins, signer
@@ -164,13 +164,7 @@ def _see(site: Site, task: Task, what: str, now: Any) -> None:
     here = seen.setdefault(str(task.round), {})
     _same(here, what, now)
     here[what] = list(now)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(seen, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    memory.write(path, json.dumps(seen).encode())
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

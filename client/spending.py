@@ -25,6 +25,7 @@ from client.policy import Floor
 from client.site import Site
 from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
 from privacy.ledger import FILE, Ask, Cap, History, Ledger, Patients, reading, spending_from
+from privacy.pace import pace, slots
 from privacy.statistics import price
 from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
 from protocol.recipe import Recipe, recipe_hash
@@ -134,9 +135,9 @@ def planned(site: Site, before: Sequence[History] = ((),)) -> Spending:
     patients, floor = len(cases_of), site.policy.privacy
     prices = [priced(site.recipe, floor, patients, history) for history in before]
     event, delta = max(prices, key=lambda price: price[0].noise_multiplier)
-    slots = _slots(site.recipe, patients)
-    expected = patients / slots if slots else event.sampling_rate * patients
-    return Spending(event, delta, expected, cases_of, slots)
+    turns = slots(site.recipe, patients)
+    expected = patients / turns if turns else event.sampling_rate * patients
+    return Spending(event, delta, expected, cases_of, turns)
 
 
 def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> tuple[Event, float]:
@@ -146,10 +147,7 @@ def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> 
     Raises `BudgetError` where no noise affords the recipe's rounds.
     """
     asked = recipe.privacy
-    rate = _rate(recipe, patients)
-    steps = recipe.training.steps or recipe.training.epochs * math.ceil(1 / rate)
-    if _slots(recipe, patients):  # an epoch is one event, and nothing is gained from drawing
-        rate, steps = 1.0, recipe.training.epochs
+    rate, steps = pace(recipe, patients)
     delta, budget = floor.delta(recipe, patients), floor.budget(asked.epsilon or math.inf)
     before = (*spent, *statistics(recipe).values())
     noise = asked.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
@@ -162,14 +160,6 @@ def history(books: Path) -> tuple[Event, ...]:
         return ()
     with reading(books) as ledger:
         return tuple(reservation.counted for reservation in ledger.reservations.values())
-
-
-def _rate(recipe: Recipe, patients: int) -> float:
-    return recipe.privacy.sampling_rate or min(1.0, recipe.training.batch / patients)
-
-
-def _slots(recipe: Recipe, patients: int) -> int:
-    return math.ceil(1 / _rate(recipe, patients)) if recipe.privacy.mechanism == "ftrl" else 0
 
 
 @lru_cache(maxsize=256)

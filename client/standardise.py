@@ -10,7 +10,6 @@ Measured once a run, at the first task that needs it: reserved in the ledger as 
 kept beside the site's memory, committed. What is kept is what was paid for, and not a secret.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from client import memory
 from client.site import Site
 from client.spending import pay, statistics
 from privacy.noise import SecureGenerator
@@ -66,10 +66,4 @@ def _measured(site: Site, name: str) -> Tensor:
 
 
 def _keep(path: Path, scales: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(save(scales))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    memory.write(path, save(scales))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.accounting import ADJACENCY, UNIT
+from privacy.pace import pace
 from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
 from server.record import RunRecord, Scores, SiteRound, SiteSummary
@@ -106,8 +107,8 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
         return Chapter("Privacy", words)
     words = (
         f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
-        "DP-SGD at each site (Abadi et al., CCS 2016), a Gaussian mechanism on a Poisson sample of the "
-        f"site's {UNIT}s, each of whom has at most one case in a step and a gradient of at most clip norm "
+        f"{_MECHANISMS[recipe.privacy.mechanism]}, each of whom has at most one case in a step and a "
+        f"gradient of at most clip norm "
         f"{recipe.privacy.clip_norm:g}. It holds against everybody who sees updates or parameters. "
         f"Budget of a run: epsilon {recipe.privacy.epsilon:g}. Outside this guarantee, and without noise: "
         f"{OUTSIDE}."
@@ -124,6 +125,14 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
     return Chapter("Privacy", words, [Table(head, rows)])
+
+
+_MECHANISMS = {
+    "sgd": "DP-SGD at each site (Abadi et al., CCS 2016), a Gaussian mechanism on a Poisson sample of the "
+    f"site's {UNIT}s",
+    "ftrl": "DP-FTRL at each site (Denisov et al., NeurIPS 2022), Gaussian noise that is correlated over the "
+    f"steps of an epoch, which counts as one step here; each takes part once an epoch, of all {UNIT}s",
+}
 
 
 def _data(record: RunRecord, recipe: Recipe) -> Chapter:
@@ -202,12 +211,6 @@ def _spent(site: SiteSummary, told: Sequence[SiteRound], recipe: Recipe) -> tupl
         str(steps * len(told)),
         str(len(told)),
     )
-
-
-def pace(recipe: Recipe, patients: int) -> tuple[float, int]:
-    """Return (sampling rate, steps a round) of private training at a site of `patients`, as it plans."""
-    rate = recipe.privacy.sampling_rate or min(1.0, recipe.training.batch / max(patients, 1))
-    return rate, recipe.training.steps or recipe.training.epochs * math.ceil(1 / rate)
 
 
 def _cohort(site: SiteSummary, recipe: Recipe) -> tuple[str, ...]:

@@ -98,6 +98,17 @@ def test_rate_and_steps_are_those_that_the_site_plans(
     assert pace(whole, patients) == (event.sampling_rate, event.steps)
 
 
+def test_correlated_noise_is_not_called_a_poisson_sample() -> None:
+    drawn = records.recipe()
+    in_turn = replace(drawn, privacy=replace(drawn.privacy, mechanism="ftrl"))
+    assert "Poisson" in card(records.record(), drawn)
+    text = card(records.record(), in_turn)
+    assert "Poisson" not in text
+    assert "DP-FTRL" in text
+    event = planned(hospital(in_turn, cases(in_turn, 9, 0))).event
+    assert pace(in_turn, 9) == (event.sampling_rate, event.steps) == (1.0, in_turn.training.epochs)
+
+
 def test_the_report_holds_the_card() -> None:
     html = render(records.record(), records.recipe(), ())
     assert "Intended use" in html
