@@ -66,11 +66,9 @@ STUDIES = {
     "heart": Study(
         {
             "fedavg": ("heart4", ()),
-            "fedadagrad": ("heart4", _flamby("fedadagrad", 1e-4, 10)),
-            "fedadagrad 1": ("heart4", _flamby("fedadagrad", 1e-4, 1)),
-            "fedadagrad 0.1": ("heart4", _flamby("fedadagrad", 1e-4, 0.1)),
-            "fedadam": ("heart4", _flamby("fedadam", 1e-4, 0.01)),
-            "fedyogi": ("heart4", _flamby("fedyogi", 1e-4, 0.01)),
+            "fedadagrad": ("heart4", _flamby("fedadagrad", 10**-2.5, 10**-0.5)),
+            "fedadam": ("heart4", _flamby("fedadam", 0.01, 0.01)),
+            "fedyogi": ("heart4", _flamby("fedyogi", 10**-2.5, 0.01)),
             "fedprox": ("heart4", ("strategy=fedprox", "strategy.mu=0.01")),
             "scaffold": ("heart4", ("strategy=scaffold",)),
             "fednova": ("heart4", ("strategy=fednova",)),
