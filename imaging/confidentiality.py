@@ -48,7 +48,7 @@ def rules() -> Mapping[int, Rule]:
     plain = {_tag(keyword): Rule("keep") for module in kept["keep"].values() for keyword in module}
     plain |= {_tag(keyword): Rule("words", "dummy") for keyword in kept["words"]}
     plain |= {_tag(keyword): Rule("identifier", "empty") for keyword in kept["identifiers"]}
-    listed = {int(row["tag"], 16): row for row in table() if _is_one_tag(row)}
+    listed = {int(row["tag"], 16): row for row in table() if _is_of_an_image(row["tag"])}
     return plain | {tag: _rule(tag, row, plain.get(tag)) for tag, row in listed.items()}
 
 
@@ -60,9 +60,9 @@ def table() -> tuple[Row, ...]:
 
 @cache
 def safe_private() -> Mapping[tuple[int, str, int], str]:
-    """Return (group, private creator, last two digits of the element) -> value representation."""
+    """Return (group, private creator, last two digits of the element) -> how many numbers may stay."""
     return {
-        (int(row["group"], 16), row["creator"], int(row["element"], 16)): row["vr"]
+        (int(row["group"], 16), row["creator"], int(row["element"], 16)): row["vm"]
         for row in _sheet("safe_private.csv")
     }
 
@@ -100,8 +100,9 @@ def _representation(tag: int) -> str:
     return dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
 
 
-def _is_one_tag(row: Row) -> bool:
-    return all(digit in "0123456789ABCDEF" for digit in row["tag"])
+def _is_of_an_image(tag: str) -> bool:
+    """Not so the groups of commands, of a file's header and of a directory, and what is no single tag."""
+    return tag >= "0008" and set(tag) <= set("0123456789ABCDEF")
 
 
 def _tag(keyword: str) -> int:

@@ -9,9 +9,9 @@ moved too: to the second, they find a patient in a hospital's schedule as well a
 import re
 from datetime import datetime, timedelta
 
-_DA = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)")
-_TM = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")
-_ZONE = re.compile(r"[+-]\d{4}$")
+_DA = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)", re.ASCII)
+_TM = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", re.ASCII)
+_ZONE = re.compile(r"[+-]\d{4}$", re.ASCII)
 
 _SOME_DAY = "20000101"
 _FOUR_DIGITS = 1000  # the first year that is written so without help

@@ -31,7 +31,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from pydicom import config
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -54,6 +54,8 @@ from imaging.pseudonyms import Pseudonyms
 DEEPEST = 12
 """Sequences nested deeper are removed: no image needs them, and a thousand levels overflow the stack."""
 
+NO_PREAMBLE = bytes(128)
+
 PROFILES = ("113100", "113105", "113107", "113111")
 """CID 7050: Basic Profile, Clean Descriptors, Modified Dates, Safe Private."""
 CLEAN_PIXELS = "113101"
@@ -65,15 +67,15 @@ _DUMMIES: dict[str, Any] = {
     "UN": b"\0\0",
 }  # fmt: skip
 _TEXT_DUMMY = "REMOVED"
-_LONGEST = {"LO": 64, "SH": 16}
-_SHORTEST_NAME = 4  # a patient may be called MR, and a modality is too
+_LONGEST = {"CS": 16, "LO": 64, "SH": 16, "ST": 64}
+_SHORTEST_NAME = 4  # of a name that no coded string may contain; phantoms are called MR
 
 _NUMBERS = {"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"}
 _BYTES = {"OB", "OD", "OF", "OV", "OW"}
 _FORMS = {
     "CS": re.compile(r"[A-Z0-9_ ]{0,16}"),
     "DS": re.compile(r"[-+.0-9eE ]{1,32}"),  # the standard's 16 are exceeded in practice
-    "IS": re.compile(r" *[-+]?\d{1,10} *"),
+    "IS": re.compile(r" *[-+]?[0-9]{1,10} *"),
 }
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z][a-z0-9])")  # AxT2Flair is Ax T2 Flair
@@ -101,7 +103,7 @@ def deidentify(
     with _quiet():
         clean = _kept(dataset, _patient(dataset, pseudonyms))
         clean.file_meta = _file_meta(dataset, clean)
-        clean.preamble = bytes(128)
+        clean.preamble = NO_PREAMBLE
         hidden = scrub(clean, dataset)
         verdict = review(dataset, clean, blackenings)
         verdict = replace(verdict, quarantine=(*hidden, *verdict.quarantine))
@@ -192,7 +194,7 @@ def _keep(element: DataElement, dataset: Dataset, patient: Patient, depth: int) 
         return None
     if element.VR == "SQ":
         return _items(element, dataset, patient, depth)
-    return element if _sound(element, patient) else None
+    return element if _sound(element, dictionary_VM(element.tag), patient) else None
 
 
 def _items(element: DataElement, _: Dataset, patient: Patient, depth: int) -> DataElement | None:
@@ -280,9 +282,11 @@ def _safe_private(dataset: Dataset, patient: Patient) -> Iterator[DataElement]:
             continue
         creator = _read(dataset, reservation)
         name = str(creator.value) if creator else ""
-        representation = safe_private().get((tag.group, name, tag.element & 0xFF))
-        element = _read(dataset, tag) if representation else None
-        if element is not None and representation == element.VR and _sound(element, patient):
+        multiplicity = safe_private().get((tag.group, name, tag.element & 0xFF))
+        element = _read(dataset, tag) if multiplicity else None
+        if element is None or not multiplicity or element.VR not in {*_NUMBERS, "DS", "IS"}:
+            continue
+        if _sound(element, multiplicity, patient):
             yield DataElement(reservation, "LO", name)
             yield element
 
@@ -309,20 +313,31 @@ def _values(element: DataElement) -> list[Any]:
     return list(element.value) if isinstance(element.value, MutableSequence) else [element.value]
 
 
-def _sound(element: DataElement, patient: Patient) -> bool:
-    """Say whether the value is what its representation promises (PS3.5 6.2), and not the patient's name."""
+def _sound(element: DataElement, multiplicity: str, patient: Patient) -> bool:
+    """Say whether a value is what its attribute promises (PS3.5 6.2 and 6.4), and not the patient's name."""
     values = _values(element)
+    if not _fits(len(values), multiplicity):
+        return False
     if element.VR in _NUMBERS:
         return all(isinstance(value, int | float) for value in values)
     if element.VR in _BYTES:
         return isinstance(element.value, bytes)
     if element.VR == "UI":
-        return all(UID(value).type for value in values)
+        return all(UID(str(value), config.IGNORE).type for value in values)
     texts = [str(value) for value in values]
-    own = {word for word in patient.own_words if len(word) >= _SHORTEST_NAME}
-    return all(
-        _FORMS[element.VR].fullmatch(text) and own.isdisjoint(_WORD.findall(text.lower())) for text in texts
-    )
+    return all(_FORMS[element.VR].fullmatch(text) for text in texts) and not _named(element, texts, patient)
+
+
+def _fits(count: int, multiplicity: str) -> bool:
+    """`1`, `1-3` or `2-n`: a number that swallows the rest of a broken file has thousands of values."""
+    least, _, most = multiplicity.partition("-")
+    return int(least) <= count and (most.endswith("n") or count <= int(most or least))
+
+
+def _named(element: DataElement, texts: list[str], patient: Patient) -> bool:
+    """Say whether a coded string or a count is the patient's name or number; what is measured may be."""
+    own = {word for word in patient.own_words - words() if len(word) >= _SHORTEST_NAME}
+    return element.VR != "DS" and not own.isdisjoint(_WORD.findall(" ".join(texts).lower()))
 
 
 # -- What is written anew ---------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from protocol.errors import SettingsError
@@ -35,7 +36,7 @@ class Pseudonyms:
 
     def uid(self, original: str) -> str:
         """Return the UID that stands for `original`."""
-        if UID(original).type:  # in PS3.6's registry: a frame of reference such as an atlas's, say
+        if UID(original, IGNORE).type:  # in PS3.6's registry: a frame of reference such as an atlas's, say
             return original
         return f"2.25.{uuid.UUID(bytes=self._digest('uid', original)[:16], version=5).int}"
 

@@ -1,0 +1,193 @@
+"""Pixel data keep every pixel and lose everything else."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import MPEG2MPML, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+
+from imaging import codestream
+from imaging.codestream import silenced
+from imaging.deidentify import deidentify
+from tests.imaging.dicoms import KEY, image, read, shipped, written
+
+SECRET = b"Quixote, Alonso"
+EXIF = b"Exif\0\0" + SECRET
+
+
+def pixels(dataset: Dataset) -> Any:
+    """As they are after a file was written and read."""
+    return read(written(dataset)).pixel_array
+
+
+def clean(dataset: Dataset) -> Dataset:
+    return deidentify(read(written(dataset)), KEY)[0]
+
+
+# -- Native -----------------------------------------------------------------------------------
+
+
+def test_what_stands_behind_the_pixels_is_cut_off() -> None:
+    original = image()
+    original.PixelData += SECRET + b" "
+
+    assert clean(original).PixelData == image().PixelData
+
+
+def test_one_byte_of_padding_stays() -> None:
+    """PS3.5 8.1.1: an even number of bytes."""
+    odd = image(Rows=1, Columns=3, BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=b"\1\2\3\0")
+
+    assert clean(odd).PixelData == b"\1\2\3\0"
+
+
+@pytest.mark.parametrize(("signed", "values"), [(0, [0, 1, 2047, 4095]), (1, [0, 1, -1, -2048])])
+def test_an_overlay_in_unused_bits_is_masked(signed: int, values: list[int]) -> None:
+    """Of old, bit 15 of each pixel could be a drawing's."""
+    stored = np.array(values, "<i4").astype("<u2") & 0x0FFF
+    drawn = stored | np.array([0x8000, 0, 0x8000, 0x8000], "<u2")
+    original = image(Rows=2, Columns=2, PixelRepresentation=signed, PixelData=drawn.tobytes())
+    original.add_new((0x6000, 0x0100), "US", 16)
+    original.add_new((0x6000, 0x0102), "US", 15)
+
+    result = clean(original)
+
+    dtype = "<i2" if signed else "<u2"
+    assert np.frombuffer(result.PixelData, dtype).tolist() == values
+    assert [tag for tag in result.keys() if tag.group == 0x6000] == []  # noqa: SIM118
+
+
+def test_unused_bits_are_left_where_nothing_says_that_they_are_drawn_in() -> None:
+    """Some machines pad with a value beyond the stored bits."""
+    padded = image(PixelData=b"\x30\xf8" * 24)
+
+    assert clean(padded).PixelData == padded.PixelData
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm", "image_dfl.dcm"]
+)
+def test_real_pixels_stay(name: str) -> None:
+    original = shipped(name)
+
+    np.testing.assert_array_equal(pixels(deidentify(original, KEY)[0]), original.pixel_array)
+
+
+# -- Compressed -------------------------------------------------------------------------------
+
+
+def jpeg(kind: str = "JPEG", **options: Any) -> bytes:
+    """A frame with a picture, as Pillow writes it."""
+    file, picture = BytesIO(), Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(frame: bytes) -> Any:
+    return np.asarray(Image.open(BytesIO(frame)))
+
+
+def jpeg_2000() -> bytes:
+    """With a comment in its main header (Pillow), and one in its tile's, put there by hand."""
+    frame = jpeg("JPEG2000", no_jp2=True, comment=SECRET.decode())
+    tile = frame.index(b"\xff\x90")
+    data = frame.index(b"\xff\x93", tile)
+    length = int.from_bytes(frame[tile + 6 : tile + 10], "big")
+    comment = b"\xff\x64" + (4 + len(SECRET)).to_bytes(2, "big") + b"\0\1" + SECRET
+    grown = (length + len(comment)).to_bytes(4, "big")
+    return frame[: tile + 6] + grown + frame[tile + 10 : data] + comment + frame[data:]
+
+
+FRAMES = [
+    jpeg(comment=SECRET, exif=EXIF),
+    jpeg(comment=SECRET, exif=EXIF, progressive=True, quality=60),
+    jpeg() + SECRET,
+    jpeg_2000(),
+    jpeg("JPEG2000", no_jp2=False, comment=SECRET.decode()),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_codestream_loses_its_text_and_no_pixel(frame: bytes) -> None:
+    assert SECRET in frame
+
+    silent = silenced(frame)
+
+    assert SECRET not in silent
+    np.testing.assert_array_equal(decoded(silent), decoded(frame))
+
+
+def test_a_comment_between_two_scans_is_found() -> None:
+    """A progressive image has a header before each scan."""
+    frame = jpeg(progressive=True)
+    second = frame.index(b"\xff\xda", frame.index(b"\xff\xda") + 2)
+    comment = b"\xff\xfe" + (2 + len(SECRET)).to_bytes(2, "big") + SECRET
+    spoken = frame[:second] + comment + frame[second:]
+
+    assert SECRET not in silenced(spoken)
+    np.testing.assert_array_equal(decoded(silenced(spoken)), decoded(frame))
+
+
+@pytest.mark.parametrize("part", ["_COMMENT", "_COMMENT_2000"])
+def test_a_mutant_that_passes_over_comments_is_caught(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codestream, part, None)
+
+    assert any(SECRET in silenced(frame) for frame in FRAMES)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8", b"\xff\x4f\xff\x51"]), st.integers(0, 600))
+def test_broken_streams_end_in_an_error_or_in_silence(noise: bytes, start: bytes, cut: int) -> None:
+    """No endless loop, no crash of another kind."""
+    for stream in (start + noise, FRAMES[0][:cut] + noise, FRAMES[3][:cut] + noise):
+        try:
+            silenced(stream)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize(("syntax", "frame"), [(JPEGBaseline8Bit, FRAMES[0]), (JPEG2000Lossless, FRAMES[3])])
+def test_compressed_files_lose_their_comments(syntax: str, frame: bytes) -> None:
+    """And what stands between frames: the offset table's place, fragments that belong to none."""
+    original = image(Rows=8, Columns=8, BitsAllocated=8, BitsStored=8, HighBit=7, NumberOfFrames=2)
+    original.file_meta.TransferSyntaxUID = syntax
+    original.PixelData = encapsulate([frame, frame])
+
+    result = clean(original)
+
+    assert SECRET in written(original)
+    assert SECRET not in written(result)
+    frames = list(generate_frames(result.PixelData, number_of_frames=2))
+    np.testing.assert_array_equal(decoded(frames[1]), decoded(frame))
+
+
+@pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "693_J2KI.dcm"])
+def test_real_compressed_pixels_stay(name: str) -> None:
+    original = shipped(name)
+
+    np.testing.assert_array_equal(pixels(deidentify(original, KEY)[0]), original.pixel_array)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "data"),
+    [
+        (MPEG2MPML, encapsulate([b"\0\0\1\xb3" + SECRET])),
+        (JPEGBaseline8Bit, encapsulate([SECRET + b" "])),
+        (JPEGBaseline8Bit, b""),
+        (RLELossless, SECRET + b" "),
+    ],
+)
+def test_what_cannot_be_checked_is_quarantined_without_its_pixels(syntax: str, data: bytes) -> None:
+    original = image()
+    original.file_meta.TransferSyntaxUID = syntax
+    original.PixelData = data
+
+    result, verdict = deidentify(original, KEY)
+
+    assert verdict.quarantine[0].startswith("pixels cannot be checked for hidden text")
+    assert "PixelData" not in result
