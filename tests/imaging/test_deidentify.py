@@ -24,7 +24,7 @@ from pydicom.uid import UID
 
 from imaging import deidentify as module
 from imaging.confidentiality import rules, safe_private, table, words
-from imaging.deidentify import DEEPEST, deidentify
+from imaging.deidentify import DEEPEST, Place, deidentify
 from imaging.pseudonyms import DAY, Pseudonyms
 from tests.imaging.dicoms import (
     ANOTHER_KEY,
@@ -156,8 +156,8 @@ def skips_nested(element: DataElement, *_: Any) -> DataElement:
     return element
 
 
-def keeps_private(dataset: Dataset, _: object) -> Iterator[DataElement]:
-    return (dataset[tag] for tag in dataset.keys() if tag.is_private)  # noqa: SIM118
+def keeps_private(place: Place) -> Iterator[DataElement]:
+    return (place.dataset[tag] for tag in place.dataset.keys() if tag.is_private)  # noqa: SIM118
 
 
 def keeps_unlisted(element: DataElement, *context: Any) -> DataElement | None:
@@ -178,11 +178,11 @@ REWRITTEN, FILE_META = module._rewritten, module._file_meta
         ("_items", skips_nested, "nested (0010,1000)"),
         ("_safe_private", keeps_private, "private (0009,1001)"),
         ("_rewritten", keeps_unlisted, "unlisted (0040,FFFE)"),
-        ("_sound", keeps_values_unseen, "an object's UID for its kind (0008,1150)"),
+        ("is_sound", keeps_values_unseen, "an object's UID for its kind (0008,1150)"),
         ("_words", skips_nested, "SeriesDescription"),
         ("_uid", skips_nested, "top (0008,0018)"),
         ("_shift", skips_nested, "top (0008,0020)"),
-        ("_dummy", skips_nested, "top (0012,0010)"),
+        ("dummy", skips_nested, "top (0012,0010)"),
         ("scrub", lambda *_: (), "behind the pixels"),
         ("_file_meta", lambda dataset, _: dataset.file_meta, "file header"),
     ],
@@ -317,29 +317,6 @@ def test_no_other_word_stays_whatever_the_text(text: str) -> None:
     assert len(stayed) <= 64
 
 
-def coded_entry(value: str, scheme: str, meaning: str) -> Dataset:
-    entry = Dataset()
-    entry.CodeValue, entry.CodingSchemeDesignator, entry.CodeMeaning = value, scheme, meaning
-    return entry
-
-
-@pytest.mark.parametrize(
-    ("entry", "official"),
-    [
-        (("12738006", "SCT", "Brain of Alonso"), ("12738006", "SCT", "Brain")),
-        (("T-A0100", "SRT", "Brain"), ("12738006", "SCT", "Brain")),
-        (("T-A0100", "SNM3", "Brain"), ("12738006", "SCT", "Brain")),
-        (("1605", "99LOCAL", "Quixote"), ("261665006", "SCT", "Unknown")),
-        (("1605", "SCT", "Quixote"), ("261665006", "SCT", "Unknown")),
-    ],
-)
-def test_of_a_code_the_official_meaning_stays(entry: tuple[str, ...], official: tuple[str, ...]) -> None:
-    clean = one(AnatomicRegionSequence=[coded_entry(*entry)]).AnatomicRegionSequence[0]
-
-    assert (clean.CodeValue, clean.CodingSchemeDesignator, clean.CodeMeaning) == official
-    assert len(clean) == 3
-
-
 def test_a_number_that_swallowed_the_rest_of_a_broken_file_is_removed() -> None:
     """Found in a real file: PixelPaddingValue of 718 numbers, which were the bytes of names and UIDs."""
     dataset = image()
@@ -460,7 +437,6 @@ def test_references_between_files_stay() -> None:
         target.SOPClassUID,
         target.SOPInstanceUID,
     )
-    reference.PurposeOfReferenceCodeSequence = [coded_entry("121311", "DCM", "Localizer")]
     first, second = one(ReferencedImageSequence=[reference]), deidentify(target, KEY)[0]
 
     assert first.ReferencedImageSequence[0].ReferencedSOPInstanceUID == second.SOPInstanceUID
@@ -496,30 +472,41 @@ def test_who_is_one_patient(one_patient: dict[str, str], another: dict[str, str]
 # -- Real files -------------------------------------------------------------------------------
 
 
+def new_faults(original: Dataset, folder: Path) -> set[str]:
+    """What dciodvfy says of the clean image that it did not say of the original."""
+    clean, _ = deidentify(original, KEY)
+    with config.disable_value_validation():
+        (folder / "before.dcm").write_bytes(written(original))
+        (folder / "after.dcm").write_bytes(written(clean))
+    return faults(folder / "after.dcm") - faults(folder / "before.dcm")
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "CT_small.dcm",
-        "MR_small.dcm",
-        "MR_small_RLE.dcm",
         "MR_small_implicit.dcm",
-        "MR_small_bigendian.dcm",
-        "MR_small_jp2klossless.dcm",
-        "MR_small_jpeg_ls_lossless.dcm",
-        "examples_overlay.dcm",
         "liver_1frame.dcm",
         "SC_rgb_small_odd.dcm",
         "examples_ybr_color.dcm",
     ],
 )
 def test_no_object_is_less_valid_than_it_was(name: str, tmp_path: Path) -> None:
-    """By dciodvfy: every attribute of type 1 and 2 is still there."""
-    original = shipped(name)
-    clean, _ = deidentify(original, KEY)
-    (tmp_path / "before.dcm").write_bytes(written(original))
-    (tmp_path / "after.dcm").write_bytes(written(clean))
+    """Every attribute of type 1 and 2 is still there."""
+    assert new_faults(shipped(name), tmp_path) == set()
 
-    assert faults(tmp_path / "after.dcm") - faults(tmp_path / "before.dcm") == set()
+
+@pytest.mark.slow
+def test_of_each_scanner_no_object_is_less_valid_than_it_was(tmp_path: Path) -> None:
+    """One file of each model, classic and enhanced."""
+    with config.disable_value_validation(), catch_warnings(action="ignore"):
+        files = [each for path in sorted(real("dicom_vendor_zoo").rglob("*")) if (each := readable(path))]
+        images = {
+            (f.get("ManufacturerModelName"), f.get("SOPClassUID")): f for f in files if "PixelData" in f
+        }
+
+        assert len(images) > 25
+        assert {key: new for key, each in images.items() if (new := new_faults(each, tmp_path))} == {}
 
 
 def test_a_judge_that_would_not_see_it_is_no_judge(tmp_path: Path) -> None:
@@ -528,6 +515,23 @@ def test_a_judge_that_would_not_see_it_is_no_judge(tmp_path: Path) -> None:
     (tmp_path / "after.dcm").write_bytes(written(clean))
 
     assert any("EchoTime" in fault for fault in faults(tmp_path / "after.dcm"))
+
+
+MR = written(shipped("MR_small.dcm"))
+
+
+@given(st.lists(st.tuples(st.integers(132, 1900), st.integers(0, 255)), max_size=6))
+def test_no_damage_to_a_header_breaks_it(damage: list[tuple[int, int]]) -> None:
+    """A real header with a few bytes changed, as far as pydicom still reads it."""
+    data = bytearray(MR)
+    for place, byte in damage:
+        data[place] = byte
+    with config.disable_value_validation(), catch_warnings(action="ignore"):
+        try:
+            original = read(bytes(data))
+        except Exception:  # noqa: BLE001 - not this test's matter
+            return
+    deidentify(original, KEY)
 
 
 @pytest.mark.slow
