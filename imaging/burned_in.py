@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from imaging.pixel_bytes import PIXELS
 from protocol.errors import SettingsError
 
 Box = tuple[int, int, int, int]
@@ -134,7 +135,7 @@ def _no_image(clean: Dataset) -> Iterator[str]:
         and "Segmentation" not in UID(clean.SOPClassUID).name
     ):
         yield "it is not an image"
-    elif not any(keyword in clean for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    elif not any(keyword in clean for keyword in PIXELS):
         yield "it has no pixels"
 
 

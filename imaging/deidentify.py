@@ -24,6 +24,7 @@ import re
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import zip_longest
@@ -180,7 +181,7 @@ def _keep(element: DataElement, place: Place) -> DataElement | None:
     if element.VR == "SQ":
         return _items(element, place)
     fits = is_sound(element, dictionary_VM(element.tag)) and not _is_named(element, place.patient)
-    return element if fits else None
+    return copy(element) if fits else None
 
 
 def _is_named(element: DataElement, patient: Patient) -> bool:
@@ -271,7 +272,7 @@ def _safe_private(place: Place) -> Iterator[DataElement]:
         element = read(place.dataset, tag) if multiplicity else None
         if element is not None and multiplicity and element.VR in NUMBERS and is_sound(element, multiplicity):
             yield DataElement(block, "LO", creator)
-            yield element
+            yield copy(element)
 
 
 # -- What is written anew ---------------------------------------------------------------------

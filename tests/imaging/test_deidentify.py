@@ -23,6 +23,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from imaging import deidentify as module
+from imaging.burned_in import Blackening
 from imaging.confidentiality import rules, safe_private, table, words
 from imaging.deidentify import DEEPEST, Place, deidentify
 from imaging.pseudonyms import DAY, Pseudonyms
@@ -272,12 +273,16 @@ def test_what_was_done_is_declared() -> None:
 
 
 def test_the_original_is_left_alone() -> None:
-    original = image()
+    """Even where pixels are cut and blackened."""
+    original = image(BurnedInAnnotation="YES")
+    original.PixelData += MARK.encode()
     before = written(original)
 
-    deidentify(original, KEY)
+    clean, verdict = deidentify(original, KEY, (Blackening({"Modality": "MR"}, boxes=((0, 0, 2, 2),)),))
 
     assert written(original) == before
+    assert verdict.blackened
+    assert clean.PixelData != original.PixelData[: len(clean.PixelData)]
 
 
 @pytest.mark.parametrize(
