@@ -60,6 +60,7 @@ from imaging.values import (
     renewed,
     representations,
     text,
+    told,
 )
 
 DEEPEST = 12
@@ -132,22 +133,18 @@ def _quiet() -> Generator[None]:
 
 def _patient(dataset: Dataset, pseudonyms: Pseudonyms) -> Patient:
     identity = next(filter(None, _identities(dataset)), "")
-    names = [_text(dataset, k) for k in ("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs")]
+    names = [told(dataset, k) for k in ("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs")]
     own = frozenset(word.lower() for name in names for word in _WORD.findall(name) if len(word) > 1)
     return Patient(pseudonyms, pseudonyms.identifier("patient", identity), pseudonyms.offset(identity), own)
 
 
 def _identities(dataset: Dataset) -> Iterator[str]:
     """Yield what tells patients apart, best first; without a number or a name, each study is somebody."""
-    yield _text(dataset, "PatientID")
-    name, birth = _text(dataset, "PatientName").strip("^"), _text(dataset, "PatientBirthDate")
+    yield told(dataset, "PatientID")
+    name, birth = told(dataset, "PatientName").strip("^"), told(dataset, "PatientBirthDate")
     yield f"{name}\0{birth}" if name and birth else ""
-    yield _text(dataset, "StudyInstanceUID")
-    yield _text(dataset, "SOPInstanceUID")
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    return text(read(dataset, Tag(keyword)))
+    yield told(dataset, "StudyInstanceUID")
+    yield told(dataset, "SOPInstanceUID")
 
 
 # -- What stays of it -------------------------------------------------------------------------
@@ -289,11 +286,11 @@ def _file_meta(dataset: Dataset, clean: Dataset) -> FileMetaDataset:
 
 
 def _syntax(dataset: Dataset) -> UID:
-    told = UID(str(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", "")))
+    named = UID(told(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
     implicit, little = dataset.original_encoding
     explicit = ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
     found = ImplicitVRLittleEndian if implicit else explicit
-    return told if told.type == "Transfer Syntax" else found
+    return named if named.type == "Transfer Syntax" else found
 
 
 def _declare(clean: Dataset, verdict: Verdict) -> None:
