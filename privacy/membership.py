@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 from privacy.certificates import NodeKey, node_verified
 from privacy.heads import canonical
-from privacy.keys import Signer, fingerprint, verified
+from privacy.keys import Signer, fingerprint, same_fingerprint, verified
 from protocol.errors import RecipeError, TrustError
 from protocol.recipe import Hex, Title
 from protocol.typed import Rule, record
@@ -55,6 +55,14 @@ class Request:
     def fingerprint(self) -> str:
         """What the site reads out and the coordinator compares."""
         return fingerprint(_message(self))
+
+    def require(self, heard: str) -> None:
+        """Raise TrustError unless `heard` is the request's fingerprint."""
+        if not same_fingerprint(heard, _message(self)):
+            raise TrustError(
+                f"the request's fingerprint is {self.fingerprint}, not what you were told: it was changed on "
+                f"the way, or is not from '{self.site}'. Do not sign it; have it sent again"
+            )
 
 
 @dataclass(frozen=True)
