@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from protocol.errors import SettingsError
 
@@ -53,8 +54,8 @@ def table(checks: Iterable[Check]) -> Table:
     """Return the checks as one table."""
     found = Table("check", "", "found", "what to do")
     for check in checks:
-        colour = _COLOURS[check.state]
-        found.add_row(check.what, f"[{colour}]{check.state}[/]", check.found, check.remedy)
+        state = Text(check.state, style=_COLOURS[check.state])
+        found.add_row(check.what, state, Text(check.found), Text(check.remedy))
     return found
 
 

@@ -1,0 +1,106 @@
+"""Everything is made once; what is there already stays as it is."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from privacy.certificates import belongs, issued_by, read_certificate
+from privacy.keys import read_pins, signer
+from protocol.errors import SettingsError
+from server.federation import add_site, new_federation
+from server.home import CoordinatorHome
+from server.provision import kit_of, provision, renew_server
+from tests.enrolment import founded
+
+
+def contents(home: CoordinatorHome) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in home.folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_call_makes_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    home = founded(tmp_path, "north", "south")
+    before = contents(home)
+    assert provision(home) == []
+    assert contents(home) == before
+
+
+def test_the_parts_fit_together(tmp_path: Path) -> None:
+    home = founded(tmp_path, "north", host="10.0.0.7")
+    assert issued_by(home.server_certificate, home.ca)
+    assert belongs(home.server_key, home.server_certificate)
+    assert read_certificate(home.server_certificate).hosts == ("10.0.0.7",)
+    assert read_pins(home.pins).coordinator == signer(home.key).public
+    kit = kit_of(home, "north")
+    assert (kit.authority, kit.facts.server) == (home.ca.read_bytes(), "10.0.0.7:25999")
+    assert kit.facts.coordinator == signer(home.key).public.hex()
+
+
+def test_what_is_secret_is_its_owner_s_alone(tmp_path: Path) -> None:
+    home = founded(tmp_path, "north")
+    secret = {home.key, home.ca_key, home.server_key}
+    assert {path for path in contents(home) if path.stat().st_mode & 0o077 == 0} == secret
+
+
+def test_a_site_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    home = founded(tmp_path, "north")
+    before = contents(home)
+    add_site(home.federation, "south", "")
+    assert provision(home) == [home.of("south").kit]
+    after = contents(home)
+    assert {path for path in after if after[path] != before.get(path)} == {
+        home.federation,
+        home.of("south").kit,
+    }
+
+
+def _crashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Yield for each number of fsyncs after which the machine dies, until it no longer does."""
+    for allowed in range(100):
+        calls = iter(range(allowed))
+        monkeypatch.setattr(os, "fsync", lambda _, calls=calls: next(calls))
+        yield
+        if next(calls, None) is not None:
+            return
+
+
+def test_killed_anywhere_it_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had been made before the crash is not made again; in the end everything fits together."""
+    tried = 0
+    for tried, _ in enumerate(_crashes(monkeypatch)):
+        with monkeypatch.context() as whole:
+            whole.setattr(os, "fsync", lambda _: None)
+            home = CoordinatorHome(tmp_path / str(tried))
+            new_federation(home.federation, "brain", "a.example")
+            add_site(home.federation, "north", "")
+        try:
+            provision(home)
+        except (StopIteration, RuntimeError):
+            before = contents(home)
+        else:
+            continue
+        with monkeypatch.context() as whole:
+            whole.setattr(os, "fsync", lambda _: None)
+            provision(home)
+        keys = (home.key, home.ca_key, home.server_key)
+        assert all(path.read_bytes() == before[path] for path in keys if path in before)
+        assert issued_by(home.server_certificate, home.ca)
+        assert belongs(home.server_key, home.server_certificate)
+        assert kit_of(home, "north").authority == home.ca.read_bytes()
+    assert tried > 10
+
+
+def test_a_renewed_certificate_is_for_the_names_as_they_are_now(tmp_path: Path) -> None:
+    home = founded(tmp_path)
+    before = contents(home)
+    home.federation.write_text(home.federation.read_text().replace("also: []", "also: [b.example]"))
+    renew_server(home)
+    assert read_certificate(home.server_certificate).hosts == ("localhost", "b.example")
+    changed = {path for path, data in contents(home).items() if data != before[path]}
+    assert changed == {home.federation, home.server_certificate}
+
+
+def test_without_a_kit_it_is_said_who_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="federation provision"):
+        kit_of(founded(tmp_path), "north")
