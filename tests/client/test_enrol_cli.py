@@ -1,15 +1,19 @@
 """`consilium site join|doctor`, as a hospital's engineer types it."""
 
+import shlex
+import zipfile
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 from client.cli import site
 from client.home import SiteHome
 from client.machine import read_machine
-from privacy.kit import read_kit
+from privacy.kit import README, read_kit
 from privacy.membership import read_request
 from protocol.errors import SettingsError, TrustError
 from server.enrol import sign
@@ -71,6 +75,17 @@ def test_it_asks_where_the_scans_are(coordinator: CoordinatorHome, home: SiteHom
     assert isinstance(result.exception, SettingsError)
     assert "--data FOLDER" in str(result.exception)
     assert not home.folder.exists()
+
+
+def test_the_commands_in_a_kit_s_readme_are_commands(coordinator: CoordinatorHome) -> None:
+    with zipfile.ZipFile(coordinator.of("north").kit) as archive:
+        text = archive.read(README).decode()
+    commands = [shlex.split(line) for line in text.splitlines() if line.strip().startswith("consilium site ")]
+    group = typer.main.get_command(site)
+    assert isinstance(group, click.Group)
+    assert [command[2] for command in commands] == ["join", "join", "doctor"]
+    for _, _, verb, *words in commands:
+        group.commands[verb].make_context(verb, words)
 
 
 def test_a_file_that_is_not_there_or_is_something_else(home: SiteHome, tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_the_remedy_for_a_certificate_is_one(home: CoordinatorHome) -> None:
     assert failures(home, late) == {}
 
 
+def test_a_ca_key_may_be_kept_elsewhere(home: CoordinatorHome) -> None:
+    home.ca_key.unlink()
+    assert failures(home) == {}
+    assert found(home)["ca.key"].state == "note"
+    assert found(home)["server's certificate"].state == "ok"
+
+
 def test_a_clock_that_went_back_is_seen(home: CoordinatorHome) -> None:
     assert "before the CA was made" in failures(home, NOW - timedelta(days=1))["clock"]
 

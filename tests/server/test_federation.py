@@ -96,7 +96,7 @@ def test_a_slip_of_the_pen_is_said_with_the_nearest_name(path: Path) -> None:
 )
 def test_addresses(host: str, address: str) -> None:
     assert is_host(host)
-    assert Server(host, also=("b.example", host)).hosts == (host, "b.example")
+    assert Server(host, also=("b.example", host)).hosts == (host, "b.example", "127.0.0.1")
     assert Server(host).address == address
 
 

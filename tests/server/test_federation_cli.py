@@ -93,7 +93,7 @@ def test_renewing_and_revoking(home: CoordinatorHome, tmp_path: Path) -> None:
     assert "start the server again" in said(home, "renew", "--server")
     assert home.server_certificate.read_bytes() != certificate
     assert isinstance(run(home, "renew", "north", "--server").exception, SettingsError)
-    assert "'north' is out" in said(home, "revoke", "north")
+    assert "'north' is out: the server lets it connect no more" in said(home, "revoke", "north")
     assert "revoked on" in said(home, "list")
     assert set(json.loads(home.revoked.read_text())) == {"north"}
     assert isinstance(run(home, "revoke", "north").exception, SettingsError)

@@ -30,7 +30,7 @@ def test_the_parts_fit_together(tmp_path: Path) -> None:
     home = founded(tmp_path, "north", host="10.0.0.7")
     assert issued_by(home.server_certificate, home.ca)
     assert belongs(home.server_key, home.server_certificate)
-    assert read_certificate(home.server_certificate).hosts == ("10.0.0.7",)
+    assert read_certificate(home.server_certificate).hosts == ("10.0.0.7", "127.0.0.1")
     assert read_pins(home.pins).coordinator == signer(home.key).public
     kit = kit_of(home, "north")
     assert (kit.authority, kit.facts.server) == (home.ca.read_bytes(), "10.0.0.7:25999")
@@ -96,7 +96,7 @@ def test_a_renewed_certificate_is_for_the_names_as_they_are_now(tmp_path: Path) 
     before = contents(home)
     home.federation.write_text(home.federation.read_text().replace("also: []", "also: [b.example]"))
     renew_server(home)
-    assert read_certificate(home.server_certificate).hosts == ("localhost", "b.example")
+    assert read_certificate(home.server_certificate).hosts == ("localhost", "b.example", "127.0.0.1")
     changed = {path for path, data in contents(home).items() if data != before[path]}
     assert changed == {home.federation, home.server_certificate}
 
