@@ -105,7 +105,10 @@ def dated(what: str, not_before: datetime, not_after: datetime, now: datetime, r
 
 def disk(folder: Path, least_bytes: int = LEAST_FREE_BYTES) -> Check:
     """Check that the disk under `folder` has room."""
-    free = shutil.disk_usage(folder).free
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return failed("disk", f"{folder}: {error.strerror}", "give the right folder by --home")
     found = f"{free / 2**30:.1f} GiB free"
     if free < least_bytes:
         return failed("disk", found, f"make room: {least_bytes / 2**30:.0f} GiB at {folder}")

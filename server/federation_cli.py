@@ -142,7 +142,8 @@ def _provision(home: CoordinatorHome) -> None:
     made = provision(home)
     for path in made:
         typer.echo(f"made {path}")
-    for site in read_federation(home.federation).sites:
+    members = enrol.pins_of(home).sites
+    for site in sorted(read_federation(home.federation).sites.keys() - members.keys()):
         typer.echo(f"fingerprint of {home.of(site).kit}, to be read to {site} by telephone:")
         typer.echo(f"  {kit_of(home, site).fingerprint}")
     if not made:

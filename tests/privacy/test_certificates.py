@@ -14,7 +14,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, sign_message, verify_signature
 from flwr.supernode.cli.flower_supernode import _try_setup_client_authentication
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.certificates import (
@@ -161,6 +161,7 @@ def test_a_node_key_is_made_once_and_for_its_owner(node: Path) -> None:
     assert node.stat().st_mode & 0o777 == 0o600
 
 
+@settings(max_examples=20)
 @given(st.binary(max_size=40), st.integers(0, 300), st.integers(1, 255))
 def test_a_node_s_signature_counts_for_its_message_and_purpose_alone(
     node: Path, message: bytes, place: int, flip: int

@@ -51,3 +51,4 @@ def test_files(tmp_path: Path) -> None:
 def test_a_disk_has_room_or_it_is_said_how_much_is_needed(tmp_path: Path) -> None:
     assert disk(tmp_path, 1).state == "ok"
     assert disk(tmp_path, 1 << 60).state == "failed"
+    assert "--home" in disk(tmp_path / "nowhere").remedy

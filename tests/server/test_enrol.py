@@ -166,6 +166,14 @@ def test_killed_between_key_and_membership_it_is_put_right_by_signing_again(
     assert sign(world.home, world.request("north"), NOW).site == "north"
 
 
+def test_without_the_coordinator_s_key_nothing_is_signed_nor_written(world: World) -> None:
+    world.home.key.unlink()
+    with pytest.raises(SettingsError, match=r"coordinator\.key is not there"):
+        sign(world.home, world.request("north"))
+    assert not world.home.of("north").request.exists()
+    assert not world.home.key.exists()
+
+
 def test_before_there_is_a_federation_it_is_said_what_comes_first(tmp_path: Path, world: World) -> None:
     home = CoordinatorHome(tmp_path / "new")
     with pytest.raises(SettingsError, match="federation init"):

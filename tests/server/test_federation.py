@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import SettingsError
@@ -53,6 +53,7 @@ def test_a_site_is_one_line_more_and_every_comment_stays(path: Path) -> None:
     assert read_federation(path) == found
 
 
+@settings(max_examples=30)
 @given(st.text(max_size=30))
 def test_any_contact_is_kept_or_refused(tmp_path_factory: pytest.TempPathFactory, contact: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"

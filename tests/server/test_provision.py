@@ -8,7 +8,7 @@ import pytest
 
 from privacy.certificates import belongs, issued_by, read_certificate
 from privacy.keys import read_pins, signer
-from protocol.errors import SettingsError
+from protocol.errors import SettingsError, TrustError
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
 from server.provision import kit_of, provision, renew_server
@@ -99,6 +99,19 @@ def test_a_renewed_certificate_is_for_the_names_as_they_are_now(tmp_path: Path) 
     assert read_certificate(home.server_certificate).hosts == ("localhost", "b.example", "127.0.0.1")
     changed = {path for path, data in contents(home).items() if data != before[path]}
     assert changed == {home.federation, home.server_certificate}
+
+
+def test_a_coordinator_s_key_that_is_lost_is_not_made_again(tmp_path: Path) -> None:
+    """Sites would not know it, and everything that it signed would be refused."""
+    home = founded(tmp_path, "north")
+    add_site(home.federation, "south", "")
+    home.key.unlink()
+    with pytest.raises(SettingsError, match=r"coordinator\.key is not there"):
+        provision(home)
+    assert not home.key.exists()
+    signer(home.key)
+    with pytest.raises(TrustError, match="names another key"):
+        provision(home)
 
 
 def test_without_a_kit_it_is_said_who_makes_one(tmp_path: Path) -> None:
