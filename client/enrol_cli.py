@@ -54,8 +54,10 @@ def doctor(
 ) -> None:
     """Check disk, GPU, clock, certificates, the way out, data, policy; exit status 21 if one fails."""
     loaded = load_recipe(recipe, [], CATALOGUES) if recipe else None
-    checks = list(examine(SiteHome(home), loaded))
-    Console().print(table(checks))
+    console = Console()
+    with console.status("looking at the data and the way to the coordinator"):
+        checks = list(examine(SiteHome(home), loaded))
+    console.print(table(checks))
     require(checks)
 
 

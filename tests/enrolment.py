@@ -1,6 +1,10 @@
 """A federation in a temporary folder, for the tests of provisioning: founded, asked, joined."""
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from client.enrol import accept, begin
 from client.home import SiteHome
@@ -39,3 +43,30 @@ def joined(coordinator: CoordinatorHome, folder: Path, site: str) -> SiteHome:
     sign(coordinator, home.request.read_bytes())
     accept(home, coordinator.of(site).membership.read_bytes())
     return home
+
+
+def crashes(monkeypatch: pytest.MonkeyPatch, work: Callable[[int], object]) -> Iterator[None]:
+    """Do `work(0)`, `work(1)`, ...; let each die at another write to the disk, and yield after it died.
+
+    Ends with the first that has no write left to die at.
+    """
+    for number in range(1000):
+        with monkeypatch.context() as machine:
+            machine.setattr(os, "fsync", _dies_after(number))
+            try:
+                work(number)
+            except KeyboardInterrupt:
+                pass
+            else:
+                return
+        yield
+
+
+def _dies_after(writes: int) -> Callable[[int], None]:
+    left = iter(range(writes))
+
+    def fsync(_handle: int) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return fsync

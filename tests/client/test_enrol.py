@@ -19,7 +19,7 @@ from privacy.membership import LASTS, Membership, instant, pack_membership, read
 from protocol.errors import SettingsError, TrustError
 from server.enrol import sign
 from server.home import CoordinatorHome
-from tests.enrolment import asked, founded, joined
+from tests.enrolment import asked, crashes, founded, joined
 
 
 class World:
@@ -99,6 +99,24 @@ def test_asking_twice_changes_nothing(world: World, tmp_path: Path) -> None:
     before = contents(world.north.folder)
     begin(world.north, world.kit, world.machine(tmp_path / "elsewhere"))
     assert contents(world.north.folder) == before
+
+
+def test_killed_anywhere_it_goes_on_from_there_with_the_same_keys(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, died = world.machine(tmp_path), 0
+
+    def home(number: int) -> SiteHome:
+        return SiteHome(tmp_path / str(number))
+
+    for died, _ in enumerate(crashes(monkeypatch, lambda n: begin(home(n), world.kit, machine))):
+        north = home(died)
+        before = contents(north.folder)
+        request = begin(north, world.kit, machine)
+        assert all(p.read_bytes() == before[p] for p in (north.key, north.auth_key) if p in before)
+        assert read_request(north.request.read_bytes()) == request
+        assert read_pins(north.pins).coordinator == read_pins(world.coordinator.pins).coordinator
+    assert died > 10
 
 
 def test_what_people_have_changed_stays_changed(world: World, tmp_path: Path) -> None:

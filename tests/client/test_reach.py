@@ -1,6 +1,7 @@
 """The way to the coordinator, against a real TLS server, a real proxy, and the absence of both."""
 
 import socket
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_a_certificate_of_another_ca(brain: Authority, heart: Authority) -> None
     assert "not of this federation's CA" in checks["TLS"].found
     assert "inspection" in checks["TLS"].remedy
     assert "not known" in checks["clock"].found
+
+
+def test_a_line_that_trusts_anybody_is_caught(
+    brain: Authority, heart: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.create_default_context(cafile=brain.certificate)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: context)
+    with pytest.raises(AssertionError):
+        test_a_certificate_of_another_ca(brain, heart)
+    with pytest.raises(AssertionError):
+        test_a_certificate_for_another_name(brain, "localhost", "name")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Everything is made once; what is there already stays as it is."""
 
-import os
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from protocol.errors import SettingsError, TrustError
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
 from server.provision import kit_of, provision, renew_server
-from tests.enrolment import founded
+from tests.enrolment import crashes, founded
 
 
 def contents(home: CoordinatorHome) -> dict[Path, bytes]:
@@ -55,40 +54,28 @@ def test_a_site_that_is_added_later_gets_a_kit_and_the_others_keep_theirs(tmp_pa
     }
 
 
-def _crashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Yield for each number of fsyncs after which the machine dies, until it no longer does."""
-    for allowed in range(100):
-        calls = iter(range(allowed))
-        monkeypatch.setattr(os, "fsync", lambda _, calls=calls: next(calls))
-        yield
-        if next(calls, None) is not None:
-            return
-
-
 def test_killed_anywhere_it_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What had been made before the crash is not made again; in the end everything fits together."""
-    tried = 0
-    for tried, _ in enumerate(_crashes(monkeypatch)):
-        with monkeypatch.context() as whole:
-            whole.setattr(os, "fsync", lambda _: None)
-            home = CoordinatorHome(tmp_path / str(tried))
-            new_federation(home.federation, "brain", "a.example")
-            add_site(home.federation, "north", "")
-        try:
-            provision(home)
-        except (StopIteration, RuntimeError):
-            before = contents(home)
-        else:
-            continue
-        with monkeypatch.context() as whole:
-            whole.setattr(os, "fsync", lambda _: None)
-            provision(home)
+    new_federation(tmp_path / "federation.yaml", "brain", "a.example")
+    add_site(tmp_path / "federation.yaml", "north", "")
+    died = 0
+
+    def begun(number: int) -> list[Path]:
+        home = CoordinatorHome(tmp_path / str(number))
+        home.folder.mkdir()
+        shutil.copy(tmp_path / "federation.yaml", home.federation)
+        return provision(home)
+
+    for died, _ in enumerate(crashes(monkeypatch, begun)):
+        home = CoordinatorHome(tmp_path / str(died))
+        before = contents(home)
+        provision(home)
         keys = (home.key, home.ca_key, home.server_key)
         assert all(path.read_bytes() == before[path] for path in keys if path in before)
         assert issued_by(home.server_certificate, home.ca)
         assert belongs(home.server_key, home.server_certificate)
         assert kit_of(home, "north").authority == home.ca.read_bytes()
-    assert tried > 10
+    assert died > 10
 
 
 def test_a_renewed_certificate_is_for_the_names_as_they_are_now(tmp_path: Path) -> None:
