@@ -4,7 +4,7 @@ Text has three places in there, none of which a viewer shows:
 
     behind the last pixel      a file may be longer than its image: cut off
     in the unused bits         overlays of old: drawings in bits that no pixel uses (PS3.5 8.1.2): masked
-    in the compressed stream   comments: overwritten (`imaging/codestream.py`); frames are packed anew,
+    in the compressed stream   comments: overwritten (`imaging/segments.py`); frames are packed anew,
                                without what stood between them
 
 Not looked into are run-length coded frames (RLE), which have no place for comments, and lookup tables.
@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import RLELossless
 
-from imaging.codestream import silenced
+from imaging.segments import silenced
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 """An image has one of them."""

@@ -12,7 +12,7 @@ from imaging import burned_in
 from imaging.burned_in import Blackening, Verdict, read_blackenings
 from imaging.deidentify import deidentify
 from protocol.errors import SettingsError
-from tests.imaging.dicoms import KEY, image, read, shipped, written
+from tests.imaging.identified import KEY, image, read, shipped, written
 
 SAYS = "it says that text is burned into its pixels"
 KIND = "images of its kind may have text burned into their pixels"

@@ -5,7 +5,7 @@ from pydicom.dataset import Dataset
 
 from imaging.coded import is_coded, official
 from imaging.deidentify import deidentify
-from tests.imaging.dicoms import KEY, image
+from tests.imaging.identified import KEY, image
 
 
 def coded_entry(value: str, scheme: str, meaning: str) -> Dataset:

@@ -28,7 +28,8 @@ from imaging.burned_in import Blackening
 from imaging.confidentiality import rules, safe_private, table, words
 from imaging.deidentify import DEEPEST, Place, deidentify
 from imaging.pseudonyms import DAY, Pseudonyms
-from tests.imaging.dicoms import (
+from tests.imaging.files import real
+from tests.imaging.identified import (
     ANOTHER_KEY,
     KEY,
     ROOT,
@@ -40,7 +41,6 @@ from tests.imaging.dicoms import (
     shipped,
     written,
 )
-from tests.imaging.files import real
 
 MARK = "ZQCANARY"
 ROWS = [row["tag"].replace("xxxxxx", "003000").replace("xx", "00") for row in table()]

@@ -8,10 +8,10 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from imaging.codestream import silenced
 from imaging.deidentify import deidentify
-from tests.imaging.dicoms import KEY, image, read, shipped, written
-from tests.imaging.test_codestream import FRAMES, SECRET, decoded
+from imaging.segments import silenced
+from tests.imaging.identified import KEY, image, read, shipped, written
+from tests.imaging.test_segments import FRAMES, SECRET, decoded
 
 
 def pixels(dataset: Dataset) -> Any:

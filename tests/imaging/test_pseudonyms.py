@@ -12,7 +12,7 @@ from pydicom.uid import UID, MRImageStorage
 
 from imaging.pseudonyms import FARTHEST, NEAREST, Pseudonyms, read_pseudonyms
 from protocol.errors import SettingsError
-from tests.imaging.dicoms import ANOTHER_KEY, KEY
+from tests.imaging.identified import ANOTHER_KEY, KEY
 
 UIDS = st.lists(st.integers(0, 10**6), min_size=3, max_size=5).map(
     lambda parts: ".".join(map(str, [1, 3, *parts]))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from imaging import codestream
-from imaging.codestream import silenced
+from imaging import segments
+from imaging.segments import silenced
 
 SECRET = b"Quixote, Alonso"
 EXIF = b"Exif\0\0" + SECRET
@@ -70,7 +70,7 @@ def test_a_comment_between_two_scans_is_found() -> None:
 
 @pytest.mark.parametrize("part", ["_COMMENT", "_COMMENT_2000"])
 def test_a_mutant_that_passes_over_comments_is_caught(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codestream, part, None)
+    monkeypatch.setattr(segments, part, None)
 
     assert any(SECRET in silenced(frame) for frame in FRAMES)
 
