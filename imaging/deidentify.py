@@ -14,7 +14,7 @@ depth of nested sequences:
                            name
     codes                  with their official meanings, or none (`imaging/coded.py`)
     numbers, coded words   stay if they are what they should be (`imaging/values.py`)
-    private attributes     only listed numbers stay (option Retain Safe Private)
+    private attributes     only listed numbers stay (option Retain Safe Private), and how a mosaic's tiles lie
     preamble, file meta    written anew
     pixels                 text may be burned in (`imaging/burned_in.py`): quarantined, or blackened by a
                            site's rule; what else pixel data hold goes (`imaging/pixel_bytes.py`)
@@ -43,7 +43,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from imaging import coded
+from imaging import coded, mosaic_header
 from imaging.burned_in import Blackening, Verdict, review
 from imaging.confidentiality import DENIED, EDITION, Action, rules, safe_private, words
 from imaging.dates import shifted_date, shifted_datetime, shifted_time
@@ -157,7 +157,7 @@ def _kept(place: Place) -> Dataset:
         new = None if element is None else _rewritten(element, place)
         if new is not None:
             clean.add(new)
-    for element in _safe_private(place):
+    for element in (*_safe_private(place), *mosaic_header.tiles(place.dataset)):
         clean.add(element)
     return clean
 
