@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.decoding import Pixels
-from imaging.dicom import read_header
+from imaging.dicom import failures, read_header
 from imaging.frames import Frame, frames
 from imaging.pixels import read_pixels
 from imaging.reasons import Reason
@@ -84,10 +84,15 @@ def read_volume(stack: Stack) -> Volume:
     Raises:
         DicomError: REPEATED_SLICES, MISSING_SLICES, UNEVEN_SLICES, or what `read_pixels` raises.
     """
-    affine = LPS_TO_RAS @ geometry(stack)
-    values = np.empty((stack.frames[0].columns, stack.frames[0].rows, len(stack.frames)), np.float32)
-    for z, image in _images(stack):
-        values[:, :, z] = image.T
+    affine, first = LPS_TO_RAS @ geometry(stack), stack.frames[0]
+    with failures(Reason.BAD_PIXELS), np.errstate(over="ignore", invalid="ignore"):
+        values = np.empty((first.columns, first.rows, len(stack.frames)), np.float32)
+        for z, image in _images(stack):
+            values[:, :, z] = image.T
+    if not np.isfinite(values).all():
+        raise DicomError(
+            Reason.BAD_PIXELS, "it holds values that are not finite, or larger than any scanner's"
+        )
     return Volume(values, affine)
 
 

@@ -77,6 +77,7 @@ def test_a_frame_s_own_groups_come_before_the_shared_ones_and_the_header() -> No
         {"PixelSpacing": [-1, 1]},
         {"ImagePositionPatient": [0, 0]},
         {"NumberOfFrames": 3},
+        {"ImagePositionPatient": [0, 0, "1e300"]},
     ],
 )
 def test_a_header_that_does_not_place_its_image_is_refused(attributes: dict[str, Any]) -> None:

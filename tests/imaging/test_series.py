@@ -266,6 +266,16 @@ def test_a_slice_alone_is_as_thick_as_it_says() -> None:
     assert geometry(stack)[2, 2] == 7
 
 
+@pytest.mark.parametrize("slope", ["1e300", "-1e38"])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, slope: str) -> None:
+    path = write(tmp_path / "x.dcm", mr(0, RescaleSlope=slope), np.full((4, 6), 30_000))
+    (stack,) = collect([path], never)
+
+    with pytest.raises(DicomError) as caught:
+        read_volume(stack)
+    assert caught.value.reason == Reason.BAD_PIXELS
+
+
 def test_pixels_that_changed_under_the_reader_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "x.dcm", mr(0))
     (stack,) = collect([path], never)
