@@ -42,10 +42,11 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
     Raises:
         DicomError: as `imaging.pixels.read_pixels`.
     """
-    header, there = read_header(path), path.stat().st_size
+    with failures(Reason.UNREADABLE):
+        header, there = read_header(path), path.stat().st_size
     shape, size = _shape(header), _bytes(header)
     if size > MOST_PIXELS or size > max(ALWAYS_ALLOWED, MOST_RATIO * there):
-        raise DicomError(Reason.TOO_LARGE, f"its pixels would take {size // MIB} MiB of {there // MIB}")
+        raise DicomError(Reason.TOO_LARGE, f"a file of {there // MIB} MiB claims {size // MIB} MiB of pixels")
     most = MOST_HEADER + 2 * size  # nothing that is encoded in good faith grows
     expect(2 * size + 2 * min(most, there))
     dataset = read_whole(path, most)
@@ -54,7 +55,8 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
             get_decoder(header.file_meta.TransferSyntaxUID)
     with failures(Reason.BAD_PIXELS):
         _check(dataset, shape, size)
-        return pixel_array(dataset, raw=len(shape) == 3, allow_excess_frames=False).reshape(shape)  # noqa: PLR2004 - colour as RGB
+        grey = len(shape) == 3  # noqa: PLR2004 - frames, rows, columns; colour is brought to RGB
+        return pixel_array(dataset, raw=grey, allow_excess_frames=False).reshape(shape)
 
 
 NATIVE = (

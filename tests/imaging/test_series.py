@@ -266,6 +266,17 @@ def test_a_slice_alone_is_as_thick_as_it_says() -> None:
     assert geometry(stack)[2, 2] == 7
 
 
+def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
+    """PET scanners use the whole range of the stored values in every slice."""
+    for z, slope in enumerate((1, 2, 0.5)):
+        header = mr(5.0 * z, RescaleSlope=slope, RescaleIntercept=-z)
+        write(tmp_path / f"{z}.dcm", header, np.full((4, 6), 10))
+
+    _, volume = volume_of(tmp_path)
+
+    assert volume.values[0, 0].tolist() == [10, 19, 3]
+
+
 @pytest.mark.parametrize("slope", ["1e300", "-1e38"])
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, slope: str) -> None:
     path = write(tmp_path / "x.dcm", mr(0, RescaleSlope=slope), np.full((4, 6), 30_000))
