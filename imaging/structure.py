@@ -20,9 +20,8 @@ from imaging.reasons import Reason
 from protocol.errors import DicomError
 
 MOST_DEEP = 64
-MOST_ELEMENTS = 250_000
-"""An enhanced series of 2,000 frames has some 150,000."""
-MOST_ITEMS = 60_000
+MOST_ELEMENTS, MOST_ITEMS = 200_000, 50_000
+"""Enhanced files have some 115 elements and 20 items a frame; so many of them are about 200 MiB as objects."""
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
