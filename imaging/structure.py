@@ -21,7 +21,7 @@ from protocol.errors import DicomError
 
 MOST_DEEP = 64
 MOST_ELEMENTS, MOST_ITEMS = 200_000, 50_000
-"""Enhanced files have some 115 elements and 20 items a frame; so many of them are about 200 MiB as objects."""
+"""Enhanced files have some 115 elements and 20 items a frame; so many are about 150 MiB as objects."""
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
