@@ -88,10 +88,8 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
         )
     if not text(header, "SeriesInstanceUID"):
         raise DicomError(Reason.NO_SERIES, "it names no series that it belongs to")
-    count, groups = (
-        int(number(header, "NumberOfFrames") or 1),
-        items(header, "PerFrameFunctionalGroupsSequence"),
-    )
+    count = max(1, int(number(header, "NumberOfFrames") or 1))
+    groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
         return [
             _frame(header, path, index, places(header, index)) for index in range(min(count, len(groups)))

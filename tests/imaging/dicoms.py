@@ -150,6 +150,14 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], Reason]] = {
         ),
         Reason.TOO_LARGE,
     ),
+    "too many values": (
+        lambda: part10(implicit((8, 8), b"A\\" * 300_000), uid.ImplicitVRLittleEndian),
+        Reason.TOO_LARGE,
+    ),
+    "too many numbers": (
+        lambda: part10(implicit((0x28, 0x10), bytes(2**20)), uid.ImplicitVRLittleEndian),
+        Reason.TOO_LARGE,
+    ),
     "a header without end": (
         lambda: part10(element((9, 0x1010), "OB", bytes(40 * 2**20)) + image()),
         Reason.TOO_LARGE,

@@ -1,5 +1,6 @@
 """From files to volumes: what belongs together, in which order, where it lies, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ def test_orientations_written_with_few_digits_are_one() -> None:
     )
 
     assert not others
+
+
+def test_thousands_of_orientations_are_told_apart_in_no_time() -> None:
+    """A made-up series of them must not keep a site busy for hours."""
+    (frame,) = found(mr(0))[0].frames
+    angles = np.linspace(0, 3, 2000)
+    turned = [replace(frame, instance=str(a), across=np.array([np.cos(a), np.sin(a), 0])) for a in angles]
+
+    assert len(stacks(turned)) == len(turned)
 
 
 # -- What is refused -------------------------------------------------------------------------
