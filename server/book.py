@@ -9,6 +9,7 @@
       releases           one byte a model that the strategy has noised, before any site sees it
       report.html
       model-card.md      of a finished run
+      model/             its final parameters for others (`models.exported`), if nothing of them stayed at sites
       audit.json         what attacks on the recipe found, if somebody made them
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 
 from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
-from server import card, checkpoint
+from server import card, checkpoint, export
 from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
 from server.report import render
 from server.scores import mean_over_sites
@@ -99,6 +100,7 @@ class Book:
         write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
         if status == "finished":
             write_atomically(self.folder / card.FILE, card.card(self.record, self._recipe))
+            export.keep(self.folder, self._recipe)
         if self._tracker is not None:
             self._tracker.finish(status)
 

@@ -218,7 +218,7 @@ class Tracker:
             values = {f"test/{s}/{m}": t.value for s, scores in subsets.items() for m, t in scores.items()}
             self._log_batch(self._sites[site], last, values)
         self._log_batch(self._run, last, held_out_metrics(record))
-        if export.kept_at_sites(recipe):
+        if not (self._folder / export.MODEL).exists():
             why = f"strategy {recipe.strategy.name} leaves part of the network at the sites"
             self._client.set_tag(self._run, "consilium.model", f"not exported: {why}")
         else:
@@ -236,10 +236,8 @@ class Tracker:
 
     def _register(self, recipe: Recipe) -> None:
         """Register the final parameters as a model that `mlflow.pyfunc` loads."""
-        vectors = checkpoint.load(self._folder / "checkpoints").vectors
-        parameters = {key.partition("/")[2]: v for key, v in vectors.items() if key.startswith("parameters/")}
         with tempfile.TemporaryDirectory() as place:
-            _save_pyfunc(Path(place), recipe, parameters)
+            _save_pyfunc(Path(place) / "pyfunc", recipe, self._folder / export.MODEL)
             self._client.log_artifacts(self._run, str(Path(place) / "pyfunc"), "model")
         self._new_version(recipe)
 
@@ -335,17 +333,16 @@ def _connect(uri: str) -> "MlflowClient":
     return MlflowClient(uri, uri)
 
 
-def _save_pyfunc(place: Path, recipe: Recipe, parameters: Mapping[str, Any]) -> None:
+def _save_pyfunc(place: Path, recipe: Recipe, model: Path) -> None:
     from mlflow import pyfunc  # noqa: PLC0415 - see `_connect`
 
-    export.write_model(place / "consilium", recipe, dict(parameters))
     with warnings.catch_warnings():
         # An example of what goes in would be a patient.
         warnings.filterwarnings("ignore", ".*An input example was not provided", UserWarning)
         pyfunc.save_model(
-            place / "pyfunc",
+            place,
             loader_module=export.__name__,
-            data_path=str(place / "consilium"),
+            data_path=str(model),
             signature=signature(recipe),
             pip_requirements=["consilium"],
         )

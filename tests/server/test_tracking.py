@@ -10,7 +10,8 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from protocol.errors import DataError, TrackingError
+from models.exported import Predictor, load
+from protocol.errors import TrackingError
 from protocol.metrics import subsets_of
 from protocol.recipe import Part, Privacy, Training, recipe_hash
 from server import checkpoint, export
@@ -124,7 +125,7 @@ def test_the_registered_model_takes_any_subset(client: MlflowClient, folder: Pat
     model = mlflow.pyfunc.load_model(f"models:/tiny/{version.version}")
     assert {each.name for each in model.metadata.signature.inputs.inputs} == set(MODALITIES)
     parameters = unflatten(checkpoint.load(folder / "checkpoints").vectors).parameters
-    oracle = export.Predictor(WHOLE, parameters)
+    oracle = Predictor(WHOLE, parameters)
     images = _images()
     for subset in subsets_of(MODALITIES):
         found = model.predict({name: images[name] for name in subset})
@@ -135,32 +136,19 @@ def test_the_registered_model_takes_any_subset(client: MlflowClient, folder: Pat
         )
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({}, "found nothing"),
-        ({"t9": np.zeros((1, 1, 8, 8))}, "found t9"),
-        ({"t1": np.zeros((1, 8, 8))}, r"'t1': expected an array \(B, 1, X, Y\)"),
-        ({"t1": np.zeros((1, 1, 8, 8)), "flair": np.zeros((2, 1, 8, 8))}, "must agree"),
-    ],
-)
-def test_what_a_model_cannot_take_is_said(data: dict[str, np.ndarray], words: str) -> None:
-    model = export.Predictor(recipe(), {})
-    with pytest.raises(DataError, match=words):
-        model.predict(data)
-
-
 def test_a_model_that_is_partly_at_the_sites_is_not_exported() -> None:
     assert export.kept_at_sites(recipe(strategy=Part("fedbn")))
     assert not export.kept_at_sites(recipe())
 
 
-def test_a_saved_model_holds_no_pickle(tmp_path: Path) -> None:
-    export.write_model(tmp_path / "model", recipe(), export._flat(recipe()).vectors)
-    assert {path.name for path in (tmp_path / "model").iterdir()} == {"recipe.yaml", "parameters.safetensors"}
-    loaded = export.load(tmp_path / "model")
-    images = {name: torch.from_numpy(x) for name, x in _images().items()}
-    assert loaded.predict(images)["tumour"].shape == (3, 1, 8, 8)
+def test_a_finished_run_holds_its_model(folder: Path) -> None:
+    images = _images()
+    parameters = unflatten(checkpoint.load(folder / "checkpoints").vectors).parameters
+    expected = Predictor(WHOLE, parameters).predict(images)["tumour"]
+    (exported,) = folder.parent.joinpath("mlartifacts").rglob("MLmodel")
+    for place in (folder, folder / "model", exported.parent):
+        np.testing.assert_array_equal(load(place).predict(images)["tumour"], expected)
+    assert not (folder / "model.partial").exists()
 
 
 def test_a_store_that_cannot_be_reached_is_said_before_anything_is_trained(tmp_path: Path) -> None:

@@ -1,0 +1,154 @@
+"""A trained model as a folder that anybody can load: no pickle, no code, only data.
+
+    MODEL/
+      recipe.yaml              how to build the network
+      parameters.safetensors   group -> flat float32 vector, as they travel
+
+`load(MODEL).predict(data)`, and `mlflow.pyfunc.load_model(uri).predict(data)` likewise:
+
+    data    modality -> array (B, 1, X, Y[, Z]) for images, (B, F) for tables; any non-empty
+            subset of the recipe's modalities, what is left out is absent
+    result  head -> probabilities: (B, C, X, Y[, Z]) a channel by itself for segmentation,
+            (B, C) over the classes or (B, 1) of the positive class for classification;
+            for survival (B, 1), the log of the relative risk
+
+A model of which a part stayed at the sites is never written so: nobody has all of it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.catalogue import build_model
+from models.flat import Flat
+from protocol.batch import Batch
+from protocol.errors import CheckpointError, DataError
+from protocol.recipe import Head, Modality, Recipe, dump_recipe, load_recipe
+from protocol.update import Vectors
+
+Arrays = dict[str, NDArray[np.float32]]
+
+_SMALLEST = 32  # pixels along each axis of an image that stands in where there is none
+_RECIPE, _PARAMETERS = "recipe.yaml", "parameters.safetensors"
+_PLACES = (".", "model", "data/model")
+"""Where a model lies in what people call a model: itself, a run's folder, an MLflow model."""
+
+
+def write_model(folder: Path, recipe: Recipe, parameters: Vectors) -> None:
+    """Write a model into a new `folder`; `parameters` are the groups that travelled."""
+    folder.mkdir(parents=True)
+    (folder / _RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+    save_file(dict(parameters), folder / _PARAMETERS)
+
+
+def load(folder: Path | str) -> "Predictor":
+    """Load what `write_model` wrote: the folder itself, a finished run's, or an MLflow model's.
+
+    Raises:
+        CheckpointError: there is no model, or its parameters are damaged or not its recipe's.
+        RecipeError: its recipe is not one.
+    """
+    place = _place(Path(folder))
+    recipe = load_recipe(place / _RECIPE)
+    try:
+        parameters = load_file(place / _PARAMETERS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{place / _PARAMETERS} is damaged ({error}): copy the model anew") from error
+    _require_whole(parameters, Flat(build_model(recipe)), place)
+    return Predictor(recipe, parameters)
+
+
+def _place(folder: Path) -> Path:
+    for place in (folder / each for each in _PLACES):
+        if (place / _PARAMETERS).is_file():
+            return place
+    raise CheckpointError(
+        f"{folder} holds no model: give the folder of a finished run, or of a model that MLflow has exported"
+    )
+
+
+def _require_whole(parameters: Vectors, flat: Flat, place: Path) -> None:
+    """Raise CheckpointError unless these are finite vectors of all groups: torch would stretch a short one."""
+    found = {group: (tuple(vector.shape), vector.dtype) for group, vector in parameters.items()}
+    wanted = {group: (tuple(vector.shape), vector.dtype) for group, vector in flat.vectors.items()}
+    if found != wanted or not all(bool(vector.isfinite().all()) for vector in parameters.values()):
+        raise CheckpointError(f"{place}: its parameters are not those of its recipe's network: copy it anew")
+
+
+class Predictor:
+    """A model with its parameters, from arrays to probabilities."""
+
+    def __init__(self, recipe: Recipe, parameters: Vectors) -> None:
+        self.recipe = recipe
+        self._flat = Flat(build_model(recipe))
+        self._flat.load(parameters)
+        self._flat.model.eval()
+
+    def predict(self, data: Mapping[str, ArrayLike], params: Mapping[str, Any] | None = None) -> Arrays:
+        """Return head -> probabilities, see the module; `params` is MLflow's and has no use.
+
+        Raises `DataError` for no modality at all, an unknown one, and shapes that do not fit.
+        """
+        del params
+        return {head: out.numpy() for head, out in self.probabilities(self._batch(data)).items()}
+
+    @torch.inference_mode()
+    def probabilities(self, batch: Batch) -> dict[str, Tensor]:
+        """Return head -> probabilities of a batch whose cases may each lack something else."""
+        logits = self._flat.model(batch)
+        return {head: _probabilities(self.recipe.heads[head], out) for head, out in logits.items()}
+
+    def _batch(self, data: Mapping[str, ArrayLike]) -> Batch:
+        known = self.recipe.modalities
+        if not data or set(data) - set(known):
+            found = ", ".join(map(str, data)) or "nothing"
+            raise DataError(f"expected one or more of the modalities {', '.join(known)}; found {found}")
+        given = {name: _tensor(name, known[name], values) for name, values in data.items()}
+        rows = {len(x) for x in given.values()}
+        spaces = {tuple(x.shape[2:]) for name, x in given.items() if known[name].kind == "image"}
+        if len(rows) > 1 or len(spaces) > 1:
+            found = ", ".join(f"{name} {tuple(x.shape)}" for name, x in given.items())
+            raise DataError(f"modalities must agree in cases and image size; found {found}")
+        return self._with_absent(given, rows.pop())
+
+    def _with_absent(self, given: dict[str, Tensor], rows: int) -> Batch:
+        names = tuple(self.recipe.modalities)
+        image = next((x for name, x in given.items() if self.recipe.modalities[name].kind == "image"), None)
+        present = torch.tensor([[name in given for name in names]]).expand(rows, len(names))
+        inputs = {name: given[name] if name in given else self._blank(name, rows, image) for name in names}
+        return Batch(inputs, present, {}, {})
+
+    def _blank(self, name: str, rows: int, image: Tensor | None) -> Tensor:
+        modality = self.recipe.modalities[name]
+        if modality.kind == "table":
+            return torch.zeros(rows, modality.features)
+        space = (_SMALLEST,) * axes(self._flat) if image is None else image.shape[2:]
+        return torch.zeros(rows, 1, *space)
+
+
+def axes(flat: Flat) -> int:
+    """Spatial axes of a model's images, 2 or 3, by its convolutions; 0 where it has none."""
+    return max(parameter.dim() for parameter in flat.model.parameters()) - 2
+
+
+def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
+    x = torch.tensor(np.asarray(values, dtype=np.float32))
+    table = modality.kind == "table"
+    channels, ranks = (modality.features, (2,)) if table else (1, (4, 5))
+    if x.dim() not in ranks or x.shape[1] != channels:
+        wanted = f"(B, {channels})" if table else "(B, 1, X, Y) or (B, 1, X, Y, Z)"
+        raise DataError(f"modality '{name}': expected an array {wanted}; found {tuple(x.shape)}")
+    return x
+
+
+def _probabilities(head: Head, logits: Tensor) -> Tensor:
+    if head.kind == "survival":
+        return logits
+    return logits.softmax(1) if head.kind == "classification" and head.classes > 1 else logits.sigmoid()
