@@ -20,11 +20,21 @@ def resized_mask(masks: Tensor, size: int | tuple[int, ...]) -> Tensor:
 
 def fitted(images: Tensor, size: tuple[int, ...], fill: float = 0.0) -> Tensor:
     """Cut or pad (with `fill`) the spatial axes of `(N, C, *spatial)` about their centre to `size`."""
+    return pad(images, _margins(images.shape[2:], size), value=fill)
+
+
+def unfitted(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Put what was `fitted` back where it was in images of `size`, with 0 where it was cut."""
+    return pad(images, [-margin for margin in _margins(size, images.shape[2:])])
+
+
+def _margins(have: tuple[int, ...], want: tuple[int, ...]) -> list[int]:
+    """Return what to add before and after each axis, the last axis first; negative to cut."""
     margins: list[int] = []
-    for have, want in zip(reversed(images.shape[2:]), reversed(size), strict=True):
-        before = (want - have) // 2
-        margins += [before, want - have - before]
-    return pad(images, margins, value=fill)
+    for here, there in zip(reversed(have), reversed(want), strict=True):
+        before = (there - here) // 2
+        margins += [before, there - here - before]
+    return margins
 
 
 def normalised(image: Tensor) -> Tensor:

@@ -12,19 +12,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from privacy.accounting import ADJACENCY, UNIT
 from privacy.pace import pace
+from privacy.statement import statement
 from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
 from server.record import RunRecord, Scores, SiteRound, SiteSummary
 from server.scores import mean_over_sites, overall, worst
 
 FILE = "model-card.md"
-OUTSIDE = (
-    "the numbers of patients, cases and modality patterns, times and bytes, and the scores of validation and "
-    f"test {UNIT}s, who were not trained on"
-)
-"""What leaves a site without noise, beside what the guarantee covers."""
 
 _NONE = "\u2013"
 
@@ -100,19 +95,7 @@ def _use(recipe: Recipe) -> Chapter:
 
 def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
     if recipe.privacy.epsilon is None:
-        words = (
-            "None. The model was trained without differential privacy: nothing is promised about what it, "
-            "or the updates that made it, reveal of single patients."
-        )
-        return Chapter("Privacy", words)
-    words = (
-        f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
-        f"{_MECHANISMS[recipe.privacy.mechanism]}, each of whom has at most one case in a step and a "
-        f"gradient of at most clip norm "
-        f"{recipe.privacy.clip_norm:g}. It holds against everybody who sees updates or parameters. "
-        f"Budget of a run: epsilon {recipe.privacy.epsilon:g}. Outside this guarantee, and without noise: "
-        f"{OUTSIDE}."
-    )
+        return Chapter("Privacy", statement(recipe))
     head = (
         "site",
         "epsilon (PRV)",
@@ -124,15 +107,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
         "rounds",
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
-    return Chapter("Privacy", words, [Table(head, rows)])
-
-
-_MECHANISMS = {
-    "sgd": "DP-SGD at each site (Abadi et al., CCS 2016), a Gaussian mechanism on a Poisson sample of the "
-    f"site's {UNIT}s",
-    "ftrl": "DP-FTRL at each site (Denisov et al., NeurIPS 2022), Gaussian noise that is correlated over the "
-    f"steps of an epoch, which counts as one step here; each takes part once an epoch, of all {UNIT}s",
-}
+    return Chapter("Privacy", statement(recipe), [Table(head, rows)])
 
 
 def _data(record: RunRecord, recipe: Recipe) -> Chapter:

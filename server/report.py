@@ -9,9 +9,10 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
+from privacy.statement import OUTSIDE
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.recipe import Recipe, build, recipe_hash
-from server.card import OUTSIDE, Chapter, chapters
+from server.card import Chapter, chapters
 from server.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from server.evidence import KINDS, Attack, Evidence, verdict
 from server.page import Markup, join, page, section, table, tag

@@ -23,25 +23,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from nibabel import funcs, nifti1
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
+from imaging.cases import SLICE, VOLUME, Found, Spacing, cut, resampled_shape, spacing_of, to_cases
 from imaging.cohort import Cohort, assemble
 from imaging.sources.sheets import Row, number, read_sheet
 from imaging.splits import split_patients
-from imaging.transforms import fitted, normalised, resized, resized_mask
+from imaging.transforms import fitted, resized_mask
 from protocol.batch import Batch
 from protocol.errors import DataError
 from protocol.recipe import Count, Head, Natural, Positive, Recipe
 
 LABELS = "labels"
-SLICE, VOLUME = 2, 3
 SAME_MM = 0.01  # grids that differ by less are one grid
-
-Spacing = tuple[float, ...]
-Found = tuple[Tensor, Tensor]
-"""Values of a patient's N cases, and which of them are there, bool `(N,)`."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +158,9 @@ def _read_patient(
     if len(shapes) > 1 or max(np.abs(affine - affines[0]).max() for affine in affines) > SAME_MM:
         msg = f"{where}: its scans and label maps lie on different grids; register and resample them to one"
         raise DataError(msg)
-    # Rounded, since the float32 of a header must not make two spacings of one.
-    here, shape = tuple(round(float(mm), 3) for mm in voxel_sizes(affines[0])), shapes.pop()
+    here, shape = spacing_of(affines[0]), shapes.pop()
     there = spacing_mm or here
-    shape = tuple(max(1, round(n * mm / to)) for n, mm, to in zip(shape, here, there, strict=True))
-    return Patient(volumes, shape, there, rows, where)
+    return Patient(volumes, resampled_shape(shape, here, there), there, rows, where)
 
 
 def _load(path: Path, where: str) -> tuple[Tensor, NDArray[np.float64]]:
@@ -223,15 +216,7 @@ def _spread(cases: Batch, most: int | None) -> Batch:
 def _image(patient: Patient, name: str, size: tuple[int, ...]) -> Found:
     if name not in patient.volumes:
         return torch.zeros(1, 1, *size), torch.zeros(1, dtype=torch.bool)
-    volume = resized(patient.volumes[name][None, None], patient.shape)  # (1, 1, X, Y, Z)
-    scan = normalised(volume)
-    black = _as_cases(volume == 0, size).flatten(1).all(1)
-    return fitted(_as_cases(scan, size), size, float(scan.min())), ~black
-
-
-def _as_cases(volumes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Make `(1, C, X, Y, Z)` one volume or Z slices, `(N, C, X, Y[, Z])`."""
-    return volumes[0].permute(3, 0, 1, 2) if len(size) == SLICE else volumes
+    return to_cases(patient.volumes[name], patient.shape, size)
 
 
 def _table(patient: Patient, name: str, features: int) -> Found:
@@ -256,7 +241,7 @@ def _segmentation(patient: Patient, name: str, head: Head, size: tuple[int, ...]
         msg = f"{patient.where}, '{name}': a label is out of range, expected 0 to {head.classes}; correct it"
         raise DataError(msg)
     masks = (labels == values.view(-1, 1, 1, 1)).float()[None]  # (1, classes, X, Y, Z)
-    return fitted(_as_cases(resized_mask(masks, patient.shape), size), size), torch.ones(1, dtype=torch.bool)
+    return fitted(cut(resized_mask(masks, patient.shape), size), size), torch.ones(1, dtype=torch.bool)
 
 
 def _classification(patient: Patient, name: str, head: Head, size: tuple[int, ...]) -> Found:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from client.spending import planned
 from privacy.accounting import ADJACENCY, UNIT
+from privacy.statement import OUTSIDE
 from protocol.recipe import Privacy, Training, recipe_hash
-from server.card import FILE, OUTSIDE, card, pace
+from server.card import FILE, card, pace
 from server.record import SiteSummary
 from server.report import render
 from sim.attacks.hospital import cases, hospital

@@ -1,0 +1,35 @@
+"""What a recipe promises of its model's privacy, in words that go wherever the model goes."""
+
+from privacy.accounting import ADJACENCY, UNIT
+from protocol.recipe import Recipe
+
+OUTSIDE = (
+    "the numbers of patients, cases and modality patterns, times and bytes, and the scores of validation and "
+    f"test {UNIT}s, who were not trained on"
+)
+"""What leaves a site without noise, beside what the guarantee covers."""
+
+_NONE = (
+    "None. The model was trained without differential privacy: nothing is promised about what it, "
+    "or the updates that made it, reveal of single patients."
+)
+_MECHANISMS = {
+    "sgd": "DP-SGD at each site (Abadi et al., CCS 2016), a Gaussian mechanism on a Poisson sample of the "
+    f"site's {UNIT}s",
+    "ftrl": "DP-FTRL at each site (Denisov et al., NeurIPS 2022), Gaussian noise that is correlated over the "
+    f"steps of an epoch, which counts as one step here; each takes part once an epoch, of all {UNIT}s",
+}
+
+
+def statement(recipe: Recipe) -> str:
+    """Return the guarantee that a model of this recipe was trained with, or that there is none."""
+    privacy = recipe.privacy
+    if privacy.epsilon is None:
+        return _NONE
+    return (
+        f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
+        f"{_MECHANISMS[privacy.mechanism]}, each of whom has at most one case in a step and a "
+        f"gradient of at most clip norm {privacy.clip_norm:g}. It holds against everybody who sees updates or "
+        f"parameters. Budget of a run: epsilon {privacy.epsilon:g}. Outside this guarantee, and without noise: "
+        f"{OUTSIDE}."
+    )
