@@ -17,7 +17,10 @@ from server.federation_cli import federation
 from sim.cli import resume, sim
 from sim.privacy_cli import privacy
 
-cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
+# A traceback with its variables would show keys, and patients' headers.
+cli = typer.Typer(
+    help="Federated learning for medical imaging.", no_args_is_help=True, pretty_exceptions_show_locals=False
+)
 runs.command("resume")(resume)
 cli.add_typer(runs, name="run")
 cli.add_typer(sim, name="sim")

@@ -1,6 +1,7 @@
 """`consilium site ...`: what a hospital asks its own machine.
 
     site join KIT|MEMBERSHIP    become a member of a federation (`client.enrol_cli`)
+    site predict MODEL STUDY... a trained model on this hospital's own studies (`client.predict_cli`)
     site doctor                 is all well? The one command here that opens a connection
     site budget FOLDER          what each cohort has paid, and what is left
     site audit verify|show FOLDER    whether the log is as it was written, and what it says
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from client.enrol_cli import doctor, join
 from client.policy_cli import policy
+from client.predict_cli import predict_studies
 from privacy.accounting import ADJACENCY, UNIT
 from privacy.audit import read, verify
 from privacy.heads import Head, signed
@@ -42,6 +44,7 @@ site.add_typer(audit, name="audit")
 site.add_typer(policy, name="policy")
 site.command()(join)
 site.command()(doctor)
+site.command("predict")(predict_studies)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ what a recipe calls a head exist in no standard: they are private ones, with the
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import highdicom as hd
@@ -51,7 +53,7 @@ _SEXES = ("M", "F", "O")
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was found of a segmentation head: `volumes_mm3` of each class, `entropy_bits` of the mean voxel."""
+    """What was found of a segmentation head: `volumes_mm3` of each class, `entropy_bits` of a mean voxel."""
 
     labels: Labels
     volumes_mm3: tuple[float, ...]
@@ -66,17 +68,26 @@ class Classified:
     entropy_bits: float | None
 
 
-def headers(stack: Stack) -> list[Dataset]:
-    """Return the headers of a stack's files, in the order of its slices, complete enough to derive from.
+@dataclass(frozen=True)
+class Source:
+    """What results are derived from: a stack, and its files' headers in the order of its slices."""
+
+    stack: Stack
+    headers: tuple[Dataset, ...]
+
+
+def source_of(stack: Stack) -> Source:
+    """Return a stack with its headers, made complete enough to derive from.
 
     Raises `DicomError` NO_GEOMETRY where they name no frame of reference.
     """
-    return [_complete(read_header(path)) for path in dict.fromkeys(frame.path for frame in stack.frames)]
+    paths = dict.fromkeys(frame.path for frame in stack.frames)
+    return Source(stack, tuple(_complete(read_header(path)) for path in paths))
 
 
 def _complete(header: Dataset) -> Dataset:
     if not text(header, "FrameOfReferenceUID"):
-        raise DicomError(Reason.NO_GEOMETRY, "the series names no frame of reference that a result could refer to")
+        raise DicomError(Reason.NO_GEOMETRY, "the series names no frame of reference for a result to lie in")
     with quiet():
         for keyword in _TYPE_2:
             if header.get(keyword) is None:
@@ -86,9 +97,23 @@ def _complete(header: Dataset) -> Dataset:
     return header
 
 
+@contextmanager
+def deriving() -> Generator[None]:
+    """Say of what highdicom stumbles over in a header only what it is called: the rest may name a patient."""
+    try:
+        with quiet():
+            yield
+    except (DicomError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - headers break every rule
+        what = f"no result can be derived from the reference's header ({type(error).__name__})"
+        raise DicomError(Reason.NOT_DERIVED, f"{what}: choose another series as reference") from None
+
+
 def code(word: str) -> CodedConcept:
-    """Return a private code for a word that no standard has."""
-    return CodedConcept(word[:SHORT_STRING], SCHEME, word[:LONG_STRING])
+    """Return a private code for a word that no standard has; a long word's is its hash."""
+    value = word if len(word) <= SHORT_STRING else sha256(word.encode()).hexdigest()[:SHORT_STRING]
+    return CodedConcept(value, SCHEME, word[:LONG_STRING])
 
 
 def instance(made: Provenance, series: int, description: str) -> dict[str, Any]:

@@ -21,3 +21,5 @@ class Reason(StrEnum):
     MISSING_SLICES = "missing_slices"
     UNEVEN_SLICES = "uneven_slices"
     REPEATED_SLICES = "repeated_slices"
+
+    NOT_DERIVED = "not_derived"

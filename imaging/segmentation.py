@@ -4,7 +4,6 @@ It lies on the voxels of the series that it was made for, and each frame names t
 Slices without any segment are left out, as is usual.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -12,11 +11,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from imaging.derived import LONG_STRING, SHORT_TEXT, Segmented, code, instance, label_of
-from imaging.dicom import quiet
+from imaging.derived import LONG_STRING, SHORT_TEXT, Segmented, Source, code, deriving, instance, label_of
 from imaging.provenance import MANUFACTURER, Provenance
 from imaging.reasons import Reason
-from imaging.series import Stack, geometry
+from imaging.series import geometry
 from imaging.volume import Affine
 from protocol.errors import DicomError
 
@@ -24,18 +22,16 @@ SQUARE = 1e-4
 """How far from at right angles the three axes may be."""
 
 
-def write_segmentation(
-    path: Path, head: str, found: Segmented, stack: Stack, source: Sequence[Dataset], made: Provenance
-) -> Dataset:
-    """Write a head's label map and return what was written; `source` are the stack's `derived.headers`.
+def write_segmentation(path: Path, head: str, found: Segmented, source: Source, made: Provenance) -> Dataset:
+    """Write a head's label map and return what was written.
 
-    Raises `DicomError` UNEVEN_SLICES where a tilted gantry has sheared the stack: DICOM SEG has no word for that.
+    Raises `DicomError` UNEVEN_SLICES where a tilted gantry has sheared the stack: a SEG cannot say that.
     """
     classes = len(found.volumes_mm3)
-    with quiet():
+    with deriving():
         segmentation = hd.seg.Segmentation(
-            list(source),
-            _volume(found, _square(geometry(stack)), str(source[0].FrameOfReferenceUID)),
+            source.headers,
+            _volume(found, _square(geometry(source.stack)), str(source.headers[0].FrameOfReferenceUID)),
             hd.seg.SegmentationTypeValues.BINARY,
             [_segment(head, number, classes, made) for number in range(1, classes + 1)],
             content_label="PREDICTION",

@@ -8,24 +8,20 @@ a frame of reference (PS3.3 C.7.4.1), so a series of another one is not used, an
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from nibabel.nifti1 import Nifti1Image
-from nibabel.processing import resample_from_to  # pyright: ignore[reportMissingTypeStubs]
 from pydicom.dataset import Dataset
 
 from imaging.dicom import read_header, text
 from imaging.modality import Modality, Rules, classify
 from imaging.reasons import Reason
 from imaging.series import SAME_AXIS, Refuse, Stack, collect, read_volume
-from imaging.volume import Vector, Volume
+from imaging.volume import Vector, Volume, resampled
 from protocol.errors import DataError, DicomError
 
-SAME_MM = 0.01
-NOBODY = "the study has no series of it"
+MISSING = "the study has no series of it"
 ELSEWHERE = "lies in another frame of reference: register it to the others"
 
 
@@ -70,29 +66,28 @@ def read_study(
     if not folder.is_dir():
         raise DataError("a study is a folder of DICOM files: this one is not there")
     stacks = collect(sorted(path for path in folder.rglob("*") if path.is_file()), refuse)
-    known = _classified(stacks, [read_header(stack.frames[0].path) for stack in stacks], rules)
+    known = list(_classified(stacks, rules))
     _require_one(known)
     read, lacking = dict[str, tuple[Series, Volume]](), dict[str, str]()
     for name in wanted:
+        candidates = [series for series in known if series.modality.name == name]
         try:
-            read[name] = _surest([series for series in known if series.modality.name == name])
+            read[name] = _surest(candidates)
         except DicomError as error:
-            lacking[name] = str(error)
+            lacking[name] = str(error) if candidates else MISSING
     chosen = _reference(reference, read, lacking, known)
     return _on_one_grid(chosen, read, lacking)
 
 
-def _classified(stacks: Sequence[Stack], headers: Sequence[Dataset], rules: Rules | None) -> list[Series]:
+def _classified(stacks: Sequence[Stack], rules: Rules | None) -> Iterator[Series]:
     by_uid: defaultdict[str, list[Stack]] = defaultdict(list)
     for stack in stacks:
         by_uid[stack.series].append(stack)
-    slices = {uid: sum(len(stack.frames) for stack in each) for uid, each in by_uid.items()}
-    turned = {uid: _orientations(each) for uid, each in by_uid.items()}
-    return [
-        Series(stack, header, classify(header, slices=slices[uid], orientations=turned[uid], rules=rules))
-        for stack, header in zip(stacks, headers, strict=True)
-        if (uid := stack.series)
-    ]
+    for series in by_uid.values():
+        slices, turned = sum(len(stack.frames) for stack in series), _orientations(series)
+        for stack in series:
+            header = read_header(stack.frames[0].path)
+            yield Series(stack, header, classify(header, slices=slices, orientations=turned, rules=rules))
 
 
 def _orientations(stacks: Sequence[Stack]) -> int:
@@ -116,7 +111,7 @@ def _surest(candidates: Sequence[Series]) -> tuple[Series, Volume]:
 
     Raises `DicomError`: that of the surest one if none makes a volume.
     """
-    failures = [DicomError(Reason.NO_SERIES, NOBODY)]
+    failures = [DicomError(Reason.NO_SERIES, MISSING)]
     for series in sorted(candidates, key=_rank):
         try:
             return series, read_volume(series.stack)
@@ -151,16 +146,6 @@ def _on_one_grid(
     return Study(
         reference,
         {name: series for name, (series, _) in near.items()},
-        {name: resampled(volume, grid) for name, (_, volume) in near.items()},
+        {name: resampled(volume, grid.affine, grid.values.shape) for name, (_, volume) in near.items()},
         {**lacking, **dict.fromkeys(read.keys() - near.keys(), ELSEWHERE)},
     )
-
-
-def resampled(volume: Volume, grid: Volume) -> Volume:
-    """Return `volume` at the voxels of `grid`, linearly interpolated; 0 where it has no values."""
-    if volume.values.shape == grid.values.shape and np.abs(volume.affine - grid.affine).max() < SAME_MM:
-        return Volume(volume.values, grid.affine)
-    image = resample_from_to(
-        Nifti1Image(volume.values, volume.affine), (grid.values.shape, grid.affine), order=1
-    )
-    return Volume(np.asarray(image.dataobj, np.float32), grid.affine)

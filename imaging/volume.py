@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from nibabel.affines import voxel_sizes
+from nibabel.funcs import as_closest_canonical
 from nibabel.nifti1 import Nifti1Image
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from scipy.ndimage import shift  # pyright: ignore[reportMissingTypeStubs]
 
@@ -13,6 +17,11 @@ Vector = NDArray[np.float64]
 """`(3,)`, in mm."""
 Affine = NDArray[np.float64]
 """`(4, 4)`: voxel indices (x, y, z, 1) -> mm to the patient's right, front and top (RAS+), as in NIfTI."""
+
+Kind = TypeVar("Kind", bound=np.generic)
+
+SAME_MM = 0.01
+"""Grids that differ by less are one grid."""
 
 LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """DICOM counts to the left and to the back (PS3.3 C.7.6.2.1.1)."""
@@ -66,3 +75,33 @@ def straightened(volume: Volume) -> Volume:
     affine[:3, 2] = step - drift[0] * across - drift[1] * down
     affine[:3, 3] -= before[0] * across + before[1] * down
     return Volume(values, affine)
+
+
+def canonical(volume: Volume) -> Volume:
+    """Return the volume with axes turned and swapped so that x is most to the right, y to the front, z up."""
+    image = as_closest_canonical(Nifti1Image(volume.values, volume.affine))
+    values = np.ascontiguousarray(image.dataobj, np.float32)  # turning leaves negative strides
+    return Volume(values, np.asarray(image.affine))
+
+
+def turned_back(values: NDArray[Kind], affine: Affine) -> NDArray[Kind]:
+    """Undo `canonical` of a volume at `affine` for `values` `(X, Y, Z, ...)` on the canonical grid."""
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
+    return np.ascontiguousarray(apply_orientation(values, back))
+
+
+def save_labels(path: Path, labels: NDArray[np.uint8], affine: Affine) -> None:
+    """Write a label map as a NIfTI file."""
+    Nifti1Image(labels, affine).to_filename(path)
+
+
+def resampled(volume: Volume, affine: Affine, shape: tuple[int, ...], *, nearest: bool = False) -> Volume:
+    """Return `volume` on another grid, between its voxels interpolated linearly or by the nearest.
+
+    Where it has no values there is 0, which in an image means that nothing was measured.
+    """
+    if volume.values.shape == shape and np.abs(volume.affine - affine).max() < SAME_MM:
+        return Volume(volume.values, affine)
+    image = Nifti1Image(volume.values, volume.affine)
+    there = resample_from_to(image, (shape, affine), order=0 if nearest else 1)
+    return Volume(np.asarray(there.dataobj, np.float32), affine)

@@ -75,7 +75,7 @@ def _place(folder: Path) -> Path:
 
 
 def _require_whole(parameters: Vectors, flat: Flat, place: Path) -> None:
-    """Raise CheckpointError unless these are finite vectors of all groups: torch would stretch a short one."""
+    """Raise CheckpointError unless all are finite and as long as they must be: torch would stretch one."""
     found = {group: (tuple(vector.shape), vector.dtype) for group, vector in parameters.items()}
     wanted = {group: (tuple(vector.shape), vector.dtype) for group, vector in flat.vectors.items()}
     if found != wanted or not all(bool(vector.isfinite().all()) for vector in parameters.values()):

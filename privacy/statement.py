@@ -29,7 +29,7 @@ def statement(recipe: Recipe) -> str:
     return (
         f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
         f"{_MECHANISMS[privacy.mechanism]}, each of whom has at most one case in a step and a "
-        f"gradient of at most clip norm {privacy.clip_norm:g}. It holds against everybody who sees updates or "
-        f"parameters. Budget of a run: epsilon {privacy.epsilon:g}. Outside this guarantee, and without noise: "
-        f"{OUTSIDE}."
+        f"gradient of at most clip norm {privacy.clip_norm:g}. It holds against everybody who sees updates "
+        f"or parameters. Budget of a run: epsilon {privacy.epsilon:g}. Outside this guarantee, and without "
+        f"noise: {OUTSIDE}."
     )

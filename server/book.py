@@ -9,7 +9,7 @@
       releases           one byte a model that the strategy has noised, before any site sees it
       report.html
       model-card.md      of a finished run
-      model/             its final parameters for others (`models.exported`), if nothing of them stayed at sites
+      model/             its final parameters (`models.exported`), if none of them stayed at the sites
       audit.json         what attacks on the recipe found, if somebody made them
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.

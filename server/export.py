@@ -47,8 +47,6 @@ def _flat(recipe: Recipe) -> Flat:
     return Flat(build_model(recipe), build(STRATEGIES, recipe.strategy, "strategy").local.private)
 
 
-
-
 def keep(folder: Path, recipe: Recipe) -> None:
     """Write the final parameters of the run in `folder` as its model, instead of an earlier one.
 

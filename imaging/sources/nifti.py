@@ -31,12 +31,12 @@ from imaging.cohort import Cohort, assemble
 from imaging.sources.sheets import Row, number, read_sheet
 from imaging.splits import split_patients
 from imaging.transforms import fitted, resized_mask
+from imaging.volume import SAME_MM
 from protocol.batch import Batch
 from protocol.errors import DataError
 from protocol.recipe import Count, Head, Natural, Positive, Recipe
 
 LABELS = "labels"
-SAME_MM = 0.01  # grids that differ by less are one grid
 
 
 @dataclass(frozen=True)
