@@ -103,5 +103,6 @@ def resampled(volume: Volume, affine: Affine, shape: tuple[int, ...], *, nearest
     if volume.values.shape == shape and np.abs(volume.affine - affine).max() < SAME_MM:
         return Volume(volume.values, affine)
     image = Nifti1Image(volume.values, volume.affine)
-    there = resample_from_to(image, (shape, affine), order=0 if nearest else 1)
+    # scipy's plain "constant" drops a whole outer slice that lies beyond the edge by a rounding error.
+    there = resample_from_to(image, (shape, affine), order=0 if nearest else 1, mode="grid-constant")
     return Volume(np.asarray(there.dataobj, np.float32), affine)

@@ -39,7 +39,7 @@ def write(folder: Path, study: Study, values: NDArray[np.uint8] | None = None) -
 
 
 def points(path: Path) -> dict[int, set[tuple[float, ...]]]:
-    """Segment -> where its voxels lie, in mm in LPS: the bits of each frame, its position, and nothing else."""
+    """Segment -> where its voxels lie, mm in LPS: by each frame's bits and position, and nothing else."""
     seg = dcmread(path)
     bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
     size = seg.Rows * seg.Columns
@@ -67,7 +67,7 @@ def expected(stack: Stack, values: NDArray[np.uint8]) -> dict[int, set[tuple[flo
 
 
 def lies_where_it_should(path: Path, study: Study) -> bool:
-    """Tell whether every voxel of every segment lies within 0.02 mm of where it was found, and no other does."""
+    """Tell whether every voxel lies within 0.02 mm of where it was found, and no other does."""
     want, have = expected(study.series["flair"].stack, labels()), points(path)
     if want.keys() != have.keys() or any(len(want[n]) != len(have[n]) for n in want):
         return False
