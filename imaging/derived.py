@@ -23,9 +23,8 @@ from imaging.reasons import Reason
 from imaging.series import Stack
 from protocol.errors import DicomError
 
-# It warns of a patient's name by printing it.
-logging.getLogger("highdicom").propagate = False
-logging.getLogger("highdicom").addHandler(logging.NullHandler())
+# It logs instances' UIDs, and quotes a name that it takes for none.
+logging.getLogger("highdicom").setLevel(logging.CRITICAL)
 
 Labels = NDArray[np.uint8]
 """`(X, Y, Z)` in a stack's columns, rows and slices: 0, or 1 ... classes."""

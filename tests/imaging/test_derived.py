@@ -1,19 +1,19 @@
 """What headers lack, and what must not be said of them."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
+from imaging import derived
 from imaging.derived import code, source_of
 from imaging.dicom import quiet
 from imaging.segmentation import write_segmentation
 from imaging.study import Study, read_study
 from protocol.errors import DicomError
 from tests.imaging import studies
-
-CANARY = "Jane=Doe=1961=X=Y"
 
 
 def altered(folder: Path, **values: object) -> Study:
@@ -52,17 +52,27 @@ def test_without_a_frame_of_reference_nothing_is_derived(tmp_path: Path) -> None
         write(tmp_path, study)
 
 
-def test_a_name_that_is_no_name_is_kept_and_not_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mutant, in which highdicom's words reach our log, says the name."""
-    study = altered(tmp_path / "study", PatientName=CANARY)
-    with quiet():
-        assert CANARY in str(dcmread(write(tmp_path, study)).PatientName)
-    assert CANARY not in caplog.text
-    monkeypatch.setattr(logging.getLogger("highdicom"), "propagate", True)
+def test_nothing_of_a_patient_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The mutant in which highdicom's words reach our log says which instances those are."""
+    study = studies.study(tmp_path / "study")
+    instance = str(source_of(study.series["flair"].stack).headers[0].SOPInstanceUID)
+    caplog.set_level(logging.INFO)
     write(tmp_path, study)
-    assert CANARY in caplog.text
+    assert instance not in caplog.text
+    caplog.set_level(logging.INFO, logger="highdicom")
+    write(tmp_path, study)
+    assert instance in caplog.text
+
+
+def test_a_name_that_is_no_name_is_kept_and_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant lets highdicom's warning through, which quotes the name and is an error here."""
+    study = altered(tmp_path / "study", PatientName="JaneDoe")
+    assert dcmread(write(tmp_path, study)).PatientName == "JaneDoe"
+    monkeypatch.setattr(derived, "quiet", nullcontext)
+    with pytest.raises(DicomError, match="UserWarning"):
+        write(tmp_path, study)
 
 
 def test_what_cannot_be_derived_is_said_without_the_values(tmp_path: Path) -> None:
