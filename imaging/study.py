@@ -17,10 +17,12 @@ from pydicom.dataset import Dataset
 from imaging.dicom import read_header, text
 from imaging.modality import Modality, Rules, classify
 from imaging.reasons import Reason
-from imaging.series import SAME_AXIS, Refuse, Stack, collect, read_volume
+from imaging.series import Refuse, Stack, collect, read_volume
 from imaging.volume import Vector, Volume, resampled
 from protocol.errors import DataError, DicomError
 
+PARALLEL = 1 - 1e-3
+"""The least cosine of two directions that are one."""
 MISSING = "the study has no series of it"
 ELSEWHERE = "lies in another frame of reference: register it to the others"
 
@@ -95,7 +97,7 @@ def _orientations(stacks: Sequence[Stack]) -> int:
     normals: list[Vector] = []
     for stack in stacks:
         normal = stack.frames[0].normal
-        if all(abs(normal @ other) < 1 - SAME_AXIS for other in normals):
+        if all(abs(normal @ other) < PARALLEL for other in normals):
             normals.append(normal)
     return len(normals)
 
