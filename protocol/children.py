@@ -1,0 +1,166 @@
+"""Processes that are kept alive for as long as their keeper lives.
+
+    keeper --starts--> child --its output--> LOGS/NAME.log, 10 MB each, the last five
+
+A child that ends is started again after 1, 2, 4, ... 10 s, and after 1 s once it had lived for a
+minute. When the keeper ends its children do: by SIGTERM, by SIGKILL five seconds later, and by the kernel where
+the keeper itself was killed (`PR_SET_PDEATHSIG`, Linux). For that, every child is started through this module:
+
+    python -m protocol.children PROGRAM ARGUMENT...
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import Formatter, Logger
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import IO
+
+LOG_BYTES, LOG_FILES = 10_000_000, 5
+STOP_S, STEADY_S, LONGEST_PAUSE_S = 5.0, 60.0, 10.0
+TICK_S = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, and what it finds in its environment besides ours."""
+
+    name: str
+    words: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Child:
+    """One program, kept running."""
+
+    def __init__(self, program: Program, folder: Path, logs: Path) -> None:
+        self.program = program
+        self.starts = 0
+        self.since = time.time()
+        self._folder = folder
+        self._log = _log_of(program.name, logs)
+        self._process: subprocess.Popen[str] | None = None
+        self._failures = 0
+        self._due = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def tend(self) -> bool:
+        """Start it if it does not run and its pause is over; return whether it was found dead just now."""
+        if self.pid is not None:
+            return False
+        if died := self._process is not None:
+            self._note_death()
+        if time.monotonic() >= self._due:
+            self._start()
+        return died
+
+    def stop(self) -> None:
+        """Ask it to end; `wait` sees that it does."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most `seconds`, then make one."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - words of our own
+            [sys.executable, "-P", "-m", "protocol.children", *self.program.words],
+            env={**os.environ, **self.program.environment},
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is the keeper's; it ends them in order
+        )
+        self.starts += 1
+        self.since = time.time()
+        threading.Thread(target=_copy, args=(self._process.stdout, self._log), daemon=True).start()
+
+    def _note_death(self) -> None:
+        lived = time.time() - self.since
+        self._failures = 0 if lived > STEADY_S else self._failures
+        pause = min(2.0**self._failures, LONGEST_PAUSE_S)
+        self._log.info("ended with %s after %.0f s; again in %.0f s", self._status(), lived, pause)
+        self._due = time.monotonic() + pause
+        self._failures += 1
+        self._process = None
+
+    def _status(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+
+def keep(children: Sequence[Child], over: threading.Event, tick: Callable[[Iterable[Child]], None]) -> None:
+    """Keep `children` running until `over`; `tick` is called meanwhile with those just found dead."""
+    try:
+        while not over.is_set():
+            tick([child for child in children if child.tend()])
+            over.wait(TICK_S)
+    finally:
+        stop_all(children)
+
+
+def stop_all(children: Sequence[Child]) -> None:
+    """End all, the last started first, within `STOP_S`."""
+    for child in reversed(children):
+        child.stop()
+    closes = time.monotonic() + STOP_S
+    for child in reversed(children):
+        child.wait(max(0.0, closes - time.monotonic()))
+
+
+def over_at_a_signal() -> threading.Event:
+    """Return an event that Ctrl-C or SIGTERM sets."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    return over
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we had asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _log_of(name: str, logs: Path) -> Logger:
+    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handler = RotatingFileHandler(
+        logs / f"{name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+    )
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+    log = Logger(name)  # of no tree: nobody else writes there
+    log.addHandler(handler)
+    return log
+
+
+def _copy(output: IO[str] | None, log: Logger) -> None:
+    for line in output or ():
+        log.info("%s", line.rstrip())
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - that is what we are for
