@@ -14,7 +14,7 @@ from typing import Any
 from client.settings import Settings
 from privacy import audit, ledger
 from privacy.heads import countersigned, sign
-from privacy.keys import SITE_KEY, read_pins, signer
+from privacy.keys import read_pins, signer
 from protocol.errors import PrivacyError
 from protocol.messages import HEADS, WITNESS, Reply, Task, fingerprint, pack_reply
 
@@ -47,7 +47,7 @@ def written_down(settings: Settings, task: Task, reply: Reply) -> Reply:
     """Write the task and its reply into the audit log, and return the reply with both books' heads."""
     if settings.federation is None:
         return reply
-    key = signer(settings.state / SITE_KEY)
+    key = signer(settings.signing_key)
     newest = audit.append(settings.books, key, _entry(task, reply))
     heads = {"audit": newest, "ledger": ledger.head(settings.books)}
     return replace(reply, facts={**reply.facts, HEADS: sign(key, settings.site, heads)})

@@ -10,7 +10,6 @@ another: signature = Ed25519(len(purpose), purpose, message), RFC 8032.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from protocol import files
 from protocol.errors import PrivacyError, SettingsError
 
 KEY_BYTES = 32
@@ -55,7 +55,7 @@ def signer(path: Path) -> Signer:
     """Read the private key in `path`, or make one there that only its owner may read (0600)."""
     try:
         if not path.exists():
-            _create(path)
+            files.create(path, Ed25519PrivateKey.generate().private_bytes_raw())
         return Signer(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot use this key ({error}): restore it, or join anew") from error
@@ -83,16 +83,8 @@ def read_pins(path: Path) -> Pins:
 def write_pins(path: Path, pins: Pins) -> None:
     """Write what `read_pins` reads."""
     sites = {site: key.hex() for site, key in pins.sites.items()}
-    path.write_text(json.dumps({"coordinator": pins.coordinator.hex(), "sites": sites}, indent=1))
-
-
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        file.flush()
-        os.fsync(file.fileno())
+    plain = {"coordinator": pins.coordinator.hex(), "sites": sites}
+    files.write(path, json.dumps(plain, indent=1).encode(), files.PUBLIC)
 
 
 def _public(text: str) -> bytes:
