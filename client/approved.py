@@ -1,4 +1,4 @@
-"""Whose code a coordinator may send: the bundle of the version installed here, and what the hospital approved.
+"""Which code a coordinator may send: that of the version installed here, and what the hospital approved.
 
     approved.json   [{"bundle": SHA-256 in hex, "at": when}, ...]
 
@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from client import memory
+from protocol import files
 from protocol.bundle import bundle_hash
 from protocol.errors import SettingsError
 
@@ -37,7 +37,7 @@ def approve(bundle: str, approved: Path) -> bool:
     if bundle in (entry["bundle"] for entry in known):
         return False
     entry = {"bundle": bundle, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    memory.write(approved, json.dumps([*known, entry], indent=1).encode())
+    files.write(approved, json.dumps([*known, entry], indent=1).encode())
     return True
 
 

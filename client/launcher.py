@@ -106,7 +106,7 @@ class Launcher:
 
 
 def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient:
-    version = RuntimeVersionHttpInterceptor(component_name="consilium-launcher")
+    version = RuntimeVersionHttpInterceptor(component_name="flwr-clientapp")
     return RuntimeHttpClient.from_server_address(
         address, insecure=True, root_certificates=None, interceptors=[version, proof]
     )

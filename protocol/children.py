@@ -3,8 +3,9 @@
     keeper --starts--> child --its output--> LOGS/NAME.log, 10 MB each, the last five
 
 A child that ends is started again after 1, 2, 4, ... 10 s, and after 1 s once it had lived for a
-minute. When the keeper ends its children do: by SIGTERM, by SIGKILL five seconds later, and by the kernel where
-the keeper itself was killed (`PR_SET_PDEATHSIG`, Linux). For that, every child is started through this module:
+minute. When the keeper ends its children do: by SIGTERM, by SIGKILL five seconds later, and by the
+kernel's hand where the keeper was killed (`PR_SET_PDEATHSIG`, Linux). For that, every child is started
+through this module:
 
     python -m protocol.children PROGRAM ARGUMENT...
 """
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from logging import Formatter, Logger
+from logging import Formatter, makeLogRecord
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO
@@ -46,7 +47,7 @@ class Child:
         self.starts = 0
         self.since = time.time()
         self._folder = folder
-        self._log = _log_of(program.name, logs)
+        self._log = _log_to(logs / f"{program.name}.log")
         self._process: subprocess.Popen[str] | None = None
         self._failures = 0
         self._due = 0.0
@@ -101,7 +102,7 @@ class Child:
         lived = time.time() - self.since
         self._failures = 0 if lived > STEADY_S else self._failures
         pause = min(2.0**self._failures, LONGEST_PAUSE_S)
-        self._log.info("ended with %s after %.0f s; again in %.0f s", self._status(), lived, pause)
+        self._log(f"ended with {self._status()} after {lived:.0f} s; again in {pause:.0f} s")
         self._due = time.monotonic() + pause
         self._failures += 1
         self._process = None
@@ -145,20 +146,20 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _log_of(name: str, logs: Path) -> Logger:
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handler = RotatingFileHandler(
-        logs / f"{name}.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
-    )
+def _log_to(path: Path) -> Callable[[str], None]:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
     handler.setFormatter(Formatter("%(asctime)s %(message)s"))
-    log = Logger(name)  # of no tree: nobody else writes there
-    log.addHandler(handler)
+
+    def log(line: str) -> None:
+        handler.handle(makeLogRecord({"msg": line}))
+
     return log
 
 
-def _copy(output: IO[str] | None, log: Logger) -> None:
+def _copy(output: IO[str] | None, log: Callable[[str], None]) -> None:
     for line in output or ():
-        log.info("%s", line.rstrip())
+        log(line.rstrip())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 """
 
 import json
+import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat
+from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
@@ -33,7 +35,11 @@ from server.witness import open_witness
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES, check_summed
 
+log = logging.getLogger("consilium.run")
+
 MEET_S = 120.0
+CONDUCTOR = "conductor.lock"
+"""In the run folder: held by the process that conducts the run (`protocol.claim`)."""
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -56,8 +62,15 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     `config`: `folder`, `sites` (how many to wait for), `tracking` ("" SQLite in the folder's
     parent, "off", or a server's URI), `coordinator` (folder of what outlives its runs: its key, the
     federation's keys, the witness; by default the run's own).
+
+    Raises `SettingsError` where another process conducts this run: two would count rounds twice.
     """
     folder = Path(str(config["folder"]))
+    with claim(folder / CONDUCTOR):
+        return _conduct(grid, folder, config, watch)
+
+
+def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watch) -> RunRecord:
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
     check_summed(recipe)
@@ -65,7 +78,8 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     wire = Wire(grid)
     signature = signature_in(folder)
     question = Task("describe", folder.name, 0, text, signature=signature)
-    members = [member_of(reply) for reply in wire.meet(question, int(str(config["sites"])), MEET_S)]
+    met = wire.meet(question, int(str(config["sites"])), MEET_S, recipe.roster.quorum)
+    members = [member_of(reply) for reply in met]
     note_declined(members, recipe.roster.quorum, watch)
     state, done = restore(folder, recipe, strategy)
     record = RunRecord(
@@ -86,7 +100,7 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
         book.conclude(
             evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets)
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Flower makes the second of a signal
         book.finish("stopped")
         raise
     except Exception:
@@ -191,8 +205,13 @@ def _started(folder: Path) -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _silent(number: int, news: SiteRound | Round) -> None:
-    del number, news
+def note(number: int, news: SiteRound | Round) -> None:
+    """Log a site that did not do what it was asked, and every round that ended."""
+    if isinstance(news, Round):
+        accepted = sum(site.status == "accepted" for site in news.sites)
+        log.info("round %d ended: %d of %d sites accepted", number, accepted, len(news.sites))
+    elif news.status != "accepted":
+        log.warning("round %d: %s %s: %s", number, news.site, news.status, news.reason)
 
 
-app = build_app(_silent)
+app = build_app(note)
