@@ -8,11 +8,9 @@ that `resume` needs nothing but the folder.
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -27,7 +25,7 @@ from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, wr
 from protocol.errors import SettingsError
 from protocol.recipe import Recipe, dump_recipe
 from server.app import SIGNATURE, build_app
-from server.book import Watch, write_atomically, write_recipe
+from server.book import Watch, new_folder, write_atomically
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
@@ -56,9 +54,7 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
-    write_recipe(folder, recipe)
+    folder = new_folder(recipe, out)
     threads = launch.threads or os.cpu_count() or 1  # fixed now: engines agree to the last bit
     plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads, "policy": policy}
     write_atomically(folder / "launch.json", json.dumps(plain, indent=1))
