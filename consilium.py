@@ -1,4 +1,4 @@
-"""The command line: `consilium run|report|sim|site|privacy`, one program for three people."""
+"""The command line: `consilium federation|run|report|sim|site|privacy`, one program for three people."""
 
 import os
 import sys
@@ -13,6 +13,7 @@ from click import ClickException
 from client.cli import site
 from protocol.errors import ConsiliumError
 from server.cli import report, runs
+from server.federation_cli import federation
 from sim.cli import resume, sim
 from sim.privacy_cli import privacy
 
@@ -21,6 +22,7 @@ runs.command("resume")(resume)
 cli.add_typer(runs, name="run")
 cli.add_typer(sim, name="sim")
 cli.add_typer(site, name="site")
+cli.add_typer(federation, name="federation")
 cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
 

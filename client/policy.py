@@ -17,7 +17,6 @@ the recipe states and the policy forbids is refused, not corrected: a run in whi
 something else than its recipe says is not that recipe's run.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
@@ -39,6 +38,7 @@ from protocol.metrics import METRICS
 from protocol.recipe import (
     Catalogue,
     Count,
+    Hex,
     Inside,
     Natural,
     NotNegative,
@@ -75,10 +75,8 @@ def _is_window(text: str) -> bool:
     return start.tzinfo is end.tzinfo is None
 
 
-_HEX = Rule("of 64 hexadecimal digits (a-f small)", lambda text: bool(re.fullmatch(r"[0-9a-f]{64}", text)))
 _WINDOW = Rule("such as 20:00-06:00", _is_window)
 
-Hex = Annotated[str, _HEX]
 Window = Annotated[str, _WINDOW]
 Day = Annotated[str, one_of(*DAYS)]
 Patterns = tuple[str, ...]

@@ -10,8 +10,10 @@ another: signature = Ed25519(len(purpose), purpose, message), RFC 8032.
 """
 
 import json
+from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -34,7 +36,7 @@ class Signer:
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Return the signature, 64 bytes."""
-        return self._key.sign(_framed(purpose, message))
+        return self._key.sign(framed(purpose, message))
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def signer(path: Path) -> Signer:
 def verified(public: bytes, purpose: str, message: bytes, signature: bytes) -> bool:
     """Say whether `signature` is `public`'s on `message` for `purpose`; False for any bytes that are not."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(purpose, message))
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, framed(purpose, message))
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -87,14 +89,26 @@ def write_pins(path: Path, pins: Pins) -> None:
     files.write(path, json.dumps(plain, indent=1).encode(), files.PUBLIC)
 
 
+def framed(purpose: str, message: bytes) -> bytes:
+    """Return what is signed for `message`; no two pairs of purpose and message share it."""
+    name = purpose.encode()
+    return len(name).to_bytes(2, "big") + name + message
+
+
+def fingerprint(data: bytes) -> str:
+    """Return 160 bits of SHA-256 as people read them out: `K4ZX-...`, eight groups of four."""
+    text = b32encode(sha256(data).digest()[:20]).decode()
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def same_fingerprint(heard: str, data: bytes) -> bool:
+    """Say whether what a person typed is the fingerprint of `data`; dashes, blanks and case do not count."""
+    return "".join(filter(str.isalnum, heard)).upper() == fingerprint(data).replace("-", "")
+
+
 def _public(text: str) -> bytes:
     key = bytes.fromhex(text)
     if len(key) != KEY_BYTES:
         msg = f"a public key has {KEY_BYTES} bytes, not {len(key)}"
         raise ValueError(msg)
     return key
-
-
-def _framed(purpose: str, message: bytes) -> bytes:
-    name = purpose.encode()
-    return len(name).to_bytes(2, "big") + name + message

@@ -8,7 +8,7 @@
       ca/ca.key             signs the server's certificate; needed on this machine only to renew it
       ca/ca.pem             what sites trust
       tls/server.key        the server's private key
-      tls/server.pem        its certificate, with the CA's below it
+      tls/server.pem        its certificate
       sites/NAME/kit.zip            what the site gets from us to begin with
       sites/NAME/request.json       what it sent back: its public keys
       sites/NAME/membership.json    what we signed
@@ -92,7 +92,7 @@ class CoordinatorHome:
 
     @property
     def server_certificate(self) -> Path:
-        """The server's certificate, then the CA's."""
+        """The server's certificate."""
         return self.folder / "tls" / "server.pem"
 
     @property
