@@ -14,15 +14,13 @@ started with. If it goes away the task is dropped: its coordinator asks again, a
 """
 
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
-from flwr.app import Context, Message
+from flwr.app import Message
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore.constant import TaskType
@@ -37,7 +35,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.approved import objection
+from client.home import SiteHome
+from client.machine import settings_of
 from client.worker import Worker, died
+from protocol.children import die_with_parent, over_at_a_signal
 
 log = logging.getLogger("consilium.launcher")
 
@@ -110,3 +111,17 @@ def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient
     return RuntimeHttpClient.from_server_address(
         address, insecure=True, root_certificates=None, interceptors=[version, proof]
     )
+
+
+def main(home: SiteHome, address: str) -> None:
+    """Serve the SuperNode at `address` until SIGTERM."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
+    settings = settings_of(home)
+    over = over_at_a_signal()
+    Launcher(address, home.executor_secret.read_bytes(), home.approved, lambda: Worker(settings)).serve(over)
+
+
+if __name__ == "__main__":
+    main(SiteHome(Path(sys.argv[1])), sys.argv[2])

@@ -8,9 +8,12 @@ kernel's hand where the keeper was killed (`PR_SET_PDEATHSIG`, Linux). For that,
 through this module:
 
     python -m protocol.children PROGRAM ARGUMENT...
+
+A keeper holds STATE/keeper.lock and writes into STATE/keeper.json what it keeps.
 """
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -24,9 +27,14 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO
 
+from protocol import files
+from protocol.claim import claim, holder
+from protocol.errors import SettingsError
+
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 STOP_S, STEADY_S, LONGEST_PAUSE_S = 5.0, 60.0, 10.0
 TICK_S = 0.2
+LOCK, REPORT = "keeper.lock", "keeper.json"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,6 +45,16 @@ class Program:
     name: str
     words: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a keeper says of one child: seconds since the epoch when it was started last, and how often."""
+
+    name: str
+    pid: int | None
+    since: float
+    starts: int
 
 
 class Child:
@@ -56,6 +74,11 @@ class Child:
     def pid(self) -> int | None:
         """Its process, if it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def report(self) -> Kept:
+        """What can be told of it."""
+        return Kept(self.program.name, self.pid, self.since, self.starts)
 
     def tend(self) -> bool:
         """Start it if it does not run and its pause is over; return whether it was found dead just now."""
@@ -111,14 +134,43 @@ class Child:
         return self._process.returncode if self._process else None
 
 
-def keep(children: Sequence[Child], over: threading.Event, tick: Callable[[Iterable[Child]], None]) -> None:
-    """Keep `children` running until `over`; `tick` is called meanwhile with those just found dead."""
-    try:
-        while not over.is_set():
-            tick([child for child in children if child.tend()])
-            over.wait(TICK_S)
-    finally:
-        stop_all(children)
+Tick = Callable[[Sequence[Child]], None]
+
+
+def keep(state: Path, children: Sequence[Child], over: threading.Event, tick: Tick) -> None:
+    """Keep `children` running until `over`; `tick` is called meanwhile with those just found dead.
+
+    Raises `SettingsError` where another keeper is at work in `state`.
+    """
+    with claim(state / LOCK):
+        try:
+            while not over.is_set():
+                dead = [child for child in children if child.tend()]
+                _report(state, children)
+                tick(dead)
+                over.wait(TICK_S)
+        finally:
+            stop_all(children)
+
+
+def kept(state: Path) -> list[Kept]:
+    """Return what the keeper in `state` keeps; `SettingsError` where there is none."""
+    if holder(state / LOCK) is None:
+        raise SettingsError(f"{state.parent}: nothing runs here")
+    return [Kept(**each) for each in json.loads((state / REPORT).read_text(encoding="utf-8"))]
+
+
+def stop_keeper(state: Path, seconds: float = 4 * STOP_S) -> None:
+    """End the keeper in `state` and all that it keeps; `SettingsError` where there is none, or it stays."""
+    pid = holder(state / LOCK)
+    if pid is None:
+        raise SettingsError(f"{state.parent}: nothing runs here")
+    os.kill(pid, signal.SIGTERM)
+    closes = time.monotonic() + seconds
+    while holder(state / LOCK) == pid:
+        if time.monotonic() > closes:
+            raise SettingsError(f"process {pid} does not end: kill -9 {pid}")
+        time.sleep(TICK_S)
 
 
 def stop_all(children: Sequence[Child]) -> None:
@@ -144,6 +196,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before we had asked
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _report(state: Path, children: Iterable[Child]) -> None:
+    text = json.dumps([vars(child.report) for child in children]).encode()
+    path = state / REPORT
+    if not path.exists() or path.read_bytes() != text:
+        files.write(path, text)
 
 
 def _log_to(path: Path) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from flwr.cli.supernode.register import try_load_public_key
 from flwr.common.constant import Status
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.control_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,7 +67,7 @@ class Control:
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=number))
 
     def start(self, config: Mapping[str, str | int]) -> int:
-        """Submit the installed code with `config` (`server.app.conduct`) and return Flower's number for it."""
+        """Submit the installed code with `config` (`server.app.conduct`); return Flower's number for the run."""
         fab = Fab(hash_str=bundle_hash(), content=bundle())
         with _reached():
             asked = StartRunRequest(fab=fab, override_config=user_config_to_proto(dict(config)))
@@ -86,6 +87,11 @@ class Control:
             self._client.StopRun(StopRunRequest(run_id=number))
 
 
+def node_key(path: Path) -> bytes:
+    """Return a node's public key, in the form in which Flower compares it, from its file."""
+    return try_load_public_key(path)
+
+
 @contextmanager
 def control(address: str, ca: Path) -> Generator[Control]:
     """Speak to the SuperLink at `address`, whose certificate `ca` has signed."""
@@ -101,6 +107,8 @@ def _reached() -> Generator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        raise WireError(f"the SuperLink refuses ({error.response.text[:200]}): see logs/superlink.log") from error
+        raise WireError(
+            f"the SuperLink refuses ({error.response.text[:200]}): see logs/superlink.log"
+        ) from error
     except (httpx.HTTPError, OSError) as error:
         raise WireError(f"the SuperLink is not reached ({error}): see logs/superlink.log") from error

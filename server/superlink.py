@@ -1,6 +1,6 @@
 """Flower's SuperLink with two things changed, in its process and not in its files.
 
-Its database    SQLite gives up on a locked database after 5 s, which a 100 MB model exceeds; here after 120 s.
+Its database    SQLite gives up on a locked database after 5 s, too soon for a 100 MB model: here after 120.
 Its doors       one port carries the sites' API, the one that starts runs, and the executors'; the last
                 two have no login. Other machines reach only the first.
 
