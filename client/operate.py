@@ -1,7 +1,7 @@
 """The site at work: two processes that are kept alive.
 
     keeper       this process
-      supernode  Flower's client: asks the coordinator for work, over TLS, outbound only; proves itself by auth.key
+      supernode  Flower's client: asks the coordinator for work, over TLS, outbound only; shows auth.key
       launcher   does the work with the installed code (`client.launcher`), in a warm worker
 
 The two speak over the loopback interface, and know each other by a secret that is made anew at every start.
@@ -25,7 +25,7 @@ from client.reach import reach
 from protocol import files
 from protocol.checks import Check
 from protocol.children import Child, Program, keep, over_at_a_signal
-from protocol.errors import SettingsError, TrustError
+from protocol.errors import TrustError
 
 log = logging.getLogger("consilium.operate")
 
@@ -36,7 +36,7 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 def serve(home: SiteHome) -> None:
     """Run the site until Ctrl-C or SIGTERM.
 
-    Raises `SettingsError` where it cannot start or runs already, `TrustError` for a coordinator that is not ours.
+    Raises `SettingsError` where it cannot start or runs already, `TrustError` for a strange coordinator.
     """
     machine = read_machine(home)
     require_member(home)

@@ -6,6 +6,7 @@ without dates and in sorted order, so that two machines with the same version ha
 What a site does with another one is `client.launcher`.
 """
 
+import warnings
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +28,10 @@ def bundle() -> bytes:
     Raises `SettingsError` for an installation that Flower cannot carry.
     """
     try:
-        content, _about = build_fab_from_files({DESCRIPTION: _description(), **_files()})
+        with warnings.catch_warnings(
+            action="ignore", category=DeprecationWarning
+        ):  # Flower's, of pathspec's names
+            content, _about = build_fab_from_files({DESCRIPTION: _description(), **_files()})
     except (OSError, ValueError) as error:
         raise SettingsError(f"{ROOT}: not a whole installation ({error}): install it again") from error
     return content

@@ -22,10 +22,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from logging import Formatter, makeLogRecord
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO
+
+from rich.table import Table
 
 from protocol import files
 from protocol.claim import claim, holder
@@ -153,11 +156,25 @@ def keep(state: Path, children: Sequence[Child], over: threading.Event, tick: Ti
             stop_all(children)
 
 
+def is_kept(state: Path) -> bool:
+    """Say whether a keeper is at work in `state`."""
+    return holder(state / LOCK) is not None
+
+
 def kept(state: Path) -> list[Kept]:
     """Return what the keeper in `state` keeps; `SettingsError` where there is none."""
-    if holder(state / LOCK) is None:
+    if not is_kept(state):
         raise SettingsError(f"{state.parent}: nothing runs here")
     return [Kept(**each) for each in json.loads((state / REPORT).read_text(encoding="utf-8"))]
+
+
+def table(found: Iterable[Kept]) -> Table:
+    """Return a row a process."""
+    rows = Table("process", "number", "since", "starts")
+    for each in found:
+        since = datetime.fromtimestamp(each.since, UTC).isoformat(timespec="seconds")
+        rows.add_row(each.name, str(each.pid or "starts again"), since, str(each.starts))
+    return rows
 
 
 def stop_keeper(state: Path, seconds: float = 4 * STOP_S) -> None:

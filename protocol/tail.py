@@ -4,6 +4,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import typer
+
+from protocol.errors import SettingsError
+
 PAUSE_S = 0.3
 
 
@@ -28,3 +32,13 @@ def follow(path: Path) -> Iterator[str]:
             place += len((whole + newline).encode())
             yield from whole.splitlines() if newline else ()
         time.sleep(PAUSE_S)
+
+
+def show(path: Path, lines: int, *, on: bool) -> None:
+    """Print the last `lines`; with `on`, every later one until Ctrl-C too."""
+    if not path.exists() and not on:
+        raise SettingsError(f"{path}: nothing was said yet")
+    for line in last_lines(path, lines):
+        typer.echo(line)
+    for line in follow(path) if on else ():
+        typer.echo(line)

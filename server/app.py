@@ -7,7 +7,8 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 import json
 import logging
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +19,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat
+from privacy.keys import signer
 from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
-from protocol.recipe import Recipe, build, parse_cached, recipe_hash
+from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten, write_atomically
@@ -40,6 +42,7 @@ log = logging.getLogger("consilium.run")
 MEET_S = 120.0
 CONDUCTOR = "conductor.lock"
 """In the run folder: held by the process that conducts the run (`protocol.claim`)."""
+LOG = "run.log"
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -54,6 +57,37 @@ def build_app(watch: Watch) -> ServerApp:
         conduct(grid, dict(context.run_config), watch)
 
     return app
+
+
+def build_logging_app() -> ServerApp:
+    """Return a ServerApp for a server that nobody watches: it writes into the run's log."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        config = dict(context.run_config)
+        with logged(Path(str(config["folder"]))):
+            conduct(grid, config, note)
+
+    return app
+
+
+@contextmanager
+def logged(folder: Path) -> Generator[None]:
+    """Write what Consilium logs into the run's folder; an error that ends the block is there too."""
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    ours = logging.getLogger("consilium")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        log.error("ended early: %s: %s", type(error).__name__, error)  # noqa: TRY400 - Flower logs the traceback
+        raise
+    finally:
+        ours.removeHandler(handler)
+        handler.close()
 
 
 def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord:
@@ -139,6 +173,12 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
         raise QuorumError(msg)
 
 
+def sign(folder: Path, recipe: Recipe, key: Path) -> None:
+    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
+    signature = signer(key).sign(SIGNED_FOR, dump_recipe(recipe).encode())
+    write_atomically(folder / SIGNATURE, signature.hex())
+
+
 def signature_in(folder: Path) -> str:
     """Return the signature that came with the run's recipe, hexadecimal; "" if none did."""
     path = folder / SIGNATURE
@@ -214,4 +254,4 @@ def note(number: int, news: SiteRound | Round) -> None:
         log.warning("round %d: %s %s: %s", number, news.site, news.status, news.reason)
 
 
-app = build_app(note)
+app = build_logging_app()

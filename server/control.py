@@ -67,7 +67,7 @@ class Control:
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=number))
 
     def start(self, config: Mapping[str, str | int]) -> int:
-        """Submit the installed code with `config` (`server.app.conduct`); return Flower's number for the run."""
+        """Submit the installed code with `config` (`server.app.conduct`), return Flower's number for it."""
         fab = Fab(hash_str=bundle_hash(), content=bundle())
         with _reached():
             asked = StartRunRequest(fab=fab, override_config=user_config_to_proto(dict(config)))
@@ -97,7 +97,7 @@ def control(address: str, ca: Path) -> Generator[Control]:
     """Speak to the SuperLink at `address`, whose certificate `ca` has signed."""
     version = RuntimeVersionHttpInterceptor(component_name="flwr")
     with ControlHttpClient.from_server_address(
-        address, insecure=False, root_certificates=str(ca), interceptors=[version]
+        address, insecure=False, root_certificates=ca.read_bytes(), interceptors=[version]
     ) as client:
         yield Control(client)
 

@@ -67,8 +67,8 @@ class Server:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """All names and addresses that its certificate must have."""
-        return tuple(dict.fromkeys((self.host, *self.also)))
+        """All names and addresses that its certificate must have; the last is for its own processes."""
+        return tuple(dict.fromkeys((self.host, *self.also, "127.0.0.1")))
 
     @property
     def address(self) -> str:

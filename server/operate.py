@@ -34,12 +34,11 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 def serve(home: CoordinatorHome) -> None:
     """Run the coordinator until Ctrl-C or SIGTERM. `SettingsError` where it cannot start, or runs already."""
-    port = read_federation(home.federation).server.port
     require(home)
     over = over_at_a_signal()
     files.write(home.superexec_secret, secrets.token_bytes(32))
-    children = [Child(program, home.state, home.logs) for program in programs(home, port)]
-    with control(f"{HERE}:{port}", home.ca) as link:
+    children = [Child(program, home.state, home.logs) for program in programs(home)]
+    with control(local_address(home), home.ca) as link:
         keep(home.state, children, over, paced(lambda: work(home, link)))
 
 
@@ -51,8 +50,14 @@ def require(home: CoordinatorHome) -> None:
         raise SettingsError(f"{', '.join(missing)}: not there; first `consilium federation provision`")
 
 
-def programs(home: CoordinatorHome, port: int) -> list[Program]:
+def local_address(home: CoordinatorHome) -> str:
+    """Return where this machine's own processes reach the SuperLink."""
+    return f"{HERE}:{read_federation(home.federation).server.port}"
+
+
+def programs(home: CoordinatorHome) -> list[Program]:
     """Return the two programs of Flower's, as they are started here."""
+    local = local_address(home)
     scripts = Path(sys.executable).parent
     environment = {
         **QUIET,
@@ -62,7 +67,7 @@ def programs(home: CoordinatorHome, port: int) -> list[Program]:
     }
     superlink = (
         *(sys.executable, "-P", "-m", "server.superlink"),
-        *("--host", EVERYWHERE, "--port", str(port)),
+        *("--host", EVERYWHERE, "--port", local.rpartition(":")[2]),
         *("--ssl-ca-certfile", str(home.ca)),
         *("--ssl-certfile", str(home.server_certificate), "--ssl-keyfile", str(home.server_key)),
         *("--database", str(home.database), "--enable-supernode-auth"),
@@ -71,7 +76,7 @@ def programs(home: CoordinatorHome, port: int) -> list[Program]:
     )
     superexec = (
         str(scripts / "flower-superexec"),
-        *("--runtime-api-address", f"{HERE}:{port}", "--root-certificates", str(home.ca)),
+        *("--runtime-api-address", local, "--root-certificates", str(home.ca)),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     )
     return [Program("superlink", superlink, environment), Program("superexec", superexec, environment)]

@@ -93,10 +93,10 @@ def tend(folder: Path, home: Path, control: Control) -> None:
 
 def is_over(folder: Path, last: Submission) -> bool:
     """Say whether a run needs no further submission: finished, or failed for good."""
-    return status(folder) == "finished" or _failures(folder, last) >= MOST_FAILURES
+    return status_of(folder) == "finished" or _failures(folder, last) >= MOST_FAILURES
 
 
-def status(folder: Path) -> str:
+def status_of(folder: Path) -> str:
     """Return what the run's own record says; "" before there is one."""
     try:
         return read_record(folder).status

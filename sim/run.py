@@ -18,13 +18,12 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
-from client.policy import PURPOSE
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
 from protocol.errors import SettingsError
-from protocol.recipe import Recipe, dump_recipe
-from server.app import SIGNATURE, build_app
+from protocol.recipe import Recipe
+from server.app import build_app
 from server.book import Watch, new_folder, write_atomically
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
@@ -68,12 +67,6 @@ def conduct(folder: Path, recipe: Recipe, watch: Watch) -> None:
     sites = settings_for(folder, recipe, launch)
     config = {"folder": str(folder), "sites": len(sites), "tracking": launch.tracking}
     ENGINES[launch.engine](build_app(watch), sites, config)
-
-
-def sign(folder: Path, recipe: Recipe, key: Path) -> None:
-    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
-    signature = signer(key).sign(PURPOSE, dump_recipe(recipe).encode())
-    write_atomically(folder / SIGNATURE, signature.hex())
 
 
 def read_launch(folder: Path) -> Launch:
