@@ -82,8 +82,8 @@ class Kit:
         """Raise TrustError unless `heard` is the kit's fingerprint."""
         if not same_fingerprint(heard, self.digest):
             raise TrustError(
-                f"the kit's fingerprint is {self.fingerprint}, not what you were told: it was changed on the "
-                "way, or is another one. Do not use it; have the coordinator send it again"
+                "that is not this kit's fingerprint: it was mistyped, or the kit was changed on its way, or is "
+                "another one. If it was typed rightly, do not use the kit; have the coordinator send it again"
             )
 
 

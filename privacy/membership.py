@@ -26,7 +26,8 @@ from protocol.errors import RecipeError, TrustError
 from protocol.recipe import Hex, Title
 from protocol.typed import Rule, record
 
-LASTS = timedelta(days=365)
+LASTS, SLACK = timedelta(days=365), timedelta(hours=1)
+"""A membership holds for a year, and from an hour before: a hospital's clock may run behind."""
 _MOST_BYTES = 1 << 20
 _ASKED, _SIGNED = "membership request", "membership"
 
@@ -60,8 +61,8 @@ class Request:
         """Raise TrustError unless `heard` is the request's fingerprint."""
         if not same_fingerprint(heard, _message(self)):
             raise TrustError(
-                f"the request's fingerprint is {self.fingerprint}, not what you were told: it was changed on "
-                f"the way, or is not from '{self.site}'. Do not sign it; have it sent again"
+                "that is not this request's fingerprint: it was mistyped, or the request is not from "
+                f"'{self.site}'. If it was typed rightly, do not sign it; have it sent again"
             )
 
 

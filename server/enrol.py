@@ -16,6 +16,7 @@ from types import MappingProxyType
 from privacy.keys import Pins, read_pins, signer, write_pins
 from privacy.membership import (
     LASTS,
+    SLACK,
     Membership,
     Request,
     instant,
@@ -136,7 +137,7 @@ def _membership(request: Request, pins: Pins, now: datetime, before: Membership 
         request.key,
         request.auth,
         issued=instant(now),
-        not_before=before.not_before if before else instant(now),
+        not_before=before.not_before if before else instant(now - SLACK),
         not_after=before.not_after if before else instant(now + LASTS),
         sites=MappingProxyType({site: key.hex() for site, key in pins.sites.items()}),
     )
