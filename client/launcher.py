@@ -91,6 +91,7 @@ class Launcher:
 
     def _answer_one(self, client: RuntimeHttpClient) -> None:
         message, context, _run, bundle = pull_task_input(client)
+        log.info("%s, round %s", message.metadata.message_type, message.metadata.group_id)
         reply = self._answered(message, objection(bundle.content, self._approved))
         push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")

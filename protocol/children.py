@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from logging import Formatter, makeLogRecord
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from rich.table import Table
@@ -202,8 +203,13 @@ def stop_all(children: Sequence[Child]) -> None:
 def over_at_a_signal() -> threading.Event:
     """Return an event that Ctrl-C or SIGTERM sets."""
     over = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        over.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+        signal.signal(number, end)
     return over
 
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from flwr.supercore import sql_mixin
+from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.superlink import extensions
 from flwr.superlink.cli import flower_superlink
 from starlette.middleware import Middleware
@@ -45,7 +46,7 @@ def patient(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
 def main() -> None:
     """Run the SuperLink."""
     die_with_parent()
-    sql_mixin.SQLITE_PRAGMAS = patient(sql_mixin.SQLITE_PRAGMAS)
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = patient(SQLITE_PRAGMAS)
     extensions.get_middleware = lambda: (Middleware(Doors),)
     flower_superlink()
 

@@ -116,6 +116,18 @@ class Federation:
         launcher = self.pid(name, "launcher")
         return self.until(lambda: _worker_of(launcher), f"the worker of {name} runs")
 
+    def said(self, name: str) -> str:
+        """All that a site's launcher has logged."""
+        path = self.site(name).logs / "launcher.log"
+        return path.read_text() if path.exists() else ""
+
+    def until_at_work(self, name: str, number: int, before: str) -> None:
+        """Wait until a site has been given the training of round `number`, after it had said `before`."""
+        self.until(
+            lambda: f"train, round {number}\n" in self.said(name).removeprefix(before),
+            f"{name} trains in round {number}",
+        )
+
     def stop(self, *names: str, how: signal.Signals = signal.SIGTERM) -> None:
         """End keepers."""
         for name in names or tuple(self.processes):
