@@ -15,8 +15,9 @@ started with. If it goes away the task is dropped: its coordinator asks again, a
 
 import logging
 import sys
-import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -38,7 +39,7 @@ from client.approved import objection
 from client.home import SiteHome
 from client.machine import settings_of
 from client.worker import Worker, died
-from protocol.children import die_with_parent, over_at_a_signal
+from protocol.children import die_with_parent, end_by_signals
 
 log = logging.getLogger("consilium.launcher")
 
@@ -59,15 +60,17 @@ class Launcher:
         authentic = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[_ACQUIRE])
         self._executor = _client(address, authentic)
 
-    def serve(self, over: threading.Event) -> None:
-        """Serve until `over`; what is being worked at then is dropped."""
-        while not over.is_set():
-            if token := self._acquired():
-                self._serve_one(token)
-            else:
-                over.wait(POLL_S)
-        self._worker.close()
-        self._executor.close()
+    def serve(self) -> None:
+        """Serve for ever; what is being worked at when that ends is dropped."""
+        try:
+            while True:
+                if token := self._acquired():
+                    self._serve_one(token)
+                else:
+                    time.sleep(POLL_S)
+        finally:
+            self._worker.close()
+            self._executor.close()
 
     def _acquired(self) -> str:
         """Return the token of the next task; "" where there is none, or no SuperNode yet."""
@@ -120,8 +123,10 @@ def main(home: SiteHome, address: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
     settings = settings_of(home)
-    over = over_at_a_signal()
-    Launcher(address, home.executor_secret.read_bytes(), home.approved, lambda: Worker(settings)).serve(over)
+    end_by_signals()
+    with suppress(KeyboardInterrupt):
+        secret = home.executor_secret.read_bytes()
+        Launcher(address, secret, home.approved, lambda: Worker(settings)).serve()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from logging import Formatter, makeLogRecord
@@ -141,18 +142,19 @@ class Child:
 Tick = Callable[[Sequence[Child]], None]
 
 
-def keep(state: Path, children: Sequence[Child], over: threading.Event, tick: Tick) -> None:
-    """Keep `children` running until `over`; `tick` is called meanwhile with those just found dead.
+def keep(state: Path, children: Sequence[Child], tick: Tick) -> None:
+    """Keep `children` running until Ctrl-C or SIGTERM; `tick` is called meanwhile with those just found dead.
 
     Raises `SettingsError` where another keeper is at work in `state`.
     """
-    with claim(state / LOCK):
+    with claim(state / LOCK), suppress(KeyboardInterrupt):
+        end_by_signals()
         try:
-            while not over.is_set():
+            while True:
                 dead = [child for child in children if child.tend()]
                 _report(state, children)
                 tick(dead)
-                over.wait(TICK_S)
+                time.sleep(TICK_S)
         finally:
             stop_all(children)
 
@@ -200,17 +202,17 @@ def stop_all(children: Sequence[Child]) -> None:
         child.wait(max(0.0, closes - time.monotonic()))
 
 
-def over_at_a_signal() -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets."""
-    over = threading.Event()
+def end_by_signals() -> None:
+    """Let SIGTERM do what Ctrl-C does, and the first of either be the last that is heard."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame
-        over.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    return over
 
 
 def die_with_parent() -> None:
