@@ -39,7 +39,7 @@ from client.approved import objection
 from client.home import SiteHome
 from client.machine import settings_of
 from client.worker import Worker, died
-from protocol.children import die_with_parent, end_by_signals
+from protocol.children import end_by_signals
 
 log = logging.getLogger("consilium.launcher")
 
@@ -119,7 +119,6 @@ def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient
 
 def main(home: SiteHome, address: str) -> None:
     """Serve the SuperNode at `address` until SIGTERM."""
-    die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
     settings = settings_of(home)

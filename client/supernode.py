@@ -11,12 +11,9 @@ from flwr.supercore import heartbeat
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
-from protocol.children import die_with_parent
-
 
 def main() -> None:
     """Run the SuperNode."""
-    die_with_parent()
     for module in (fleet_http_connection, heartbeat):
         vars(module)["HEARTBEAT_DEFAULT_INTERVAL"] = HEARTBEAT_MIN_INTERVAL
     flower_supernode()
