@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from flwr.app import Error, Message
 
 from client.settings import Settings
-from protocol.leash import die_with
 from protocol.errors import WireError
+from protocol.leash import die_with
 from protocol.messages import message_from_bytes, message_to_bytes
 
 DIED, UNREADABLE = 1, 2

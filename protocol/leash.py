@@ -1,6 +1,6 @@
 """Ending with whoever started us, by the kernel's hand (`PR_SET_PDEATHSIG`, Linux).
 
-    python -m protocol.leash PARENT PROGRAM ARGUMENT...     becomes PROGRAM, on PARENT's leash
+python -m protocol.leash PARENT PROGRAM ARGUMENT...     becomes PROGRAM, on PARENT's leash
 """
 
 import ctypes

@@ -18,7 +18,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-
 BUSY_TIMEOUT_MS = 120_000
 FOR_SITES = "/v1/fleet/"
 

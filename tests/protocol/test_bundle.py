@@ -13,9 +13,11 @@ def _names(content: bytes) -> set[str]:
 
 
 def _files() -> dict[str, bytes | Path]:
-    return {"pyproject.toml": ROOT / "pyproject.toml", "client/app.py": b"a", "server/app.py": b"b"} | {
-        f"{package}/x.py": b"" for package in PACKAGES
-    } | {"client/policies/hospital.yaml": b""}
+    return (
+        {"pyproject.toml": ROOT / "pyproject.toml", "client/app.py": b"a", "server/app.py": b"b"}
+        | {f"{package}/x.py": b"" for package in PACKAGES}
+        | {"client/policies/hospital.yaml": b""}
+    )
 
 
 def test_it_holds_all_of_the_packages_and_nothing_else() -> None:

@@ -23,7 +23,10 @@ with claim(Path(sys.argv[1])):
 def test_a_second_claim_is_refused_with_the_holders_number(tmp_path: Path) -> None:
     with claim(tmp_path / "lock"):
         assert holder(tmp_path / "lock") == os.getpid()
-        with pytest.raises(SettingsError, match=rf"process {os.getpid()} is at work"), claim(tmp_path / "lock"):
+        with (
+            pytest.raises(SettingsError, match=rf"process {os.getpid()} is at work"),
+            claim(tmp_path / "lock"),
+        ):
             pass
     assert holder(tmp_path / "lock") is None
     with claim(tmp_path / "lock"):
