@@ -22,8 +22,8 @@ pytestmark = pytest.mark.deploy
 
 def _poisoned(mark: Path) -> bytes:
     """Our bundle, but whoever imports the site's part of it leaves a file."""
-    with zipfile.ZipFile(io.BytesIO(bundle())) as packed:
-        files = {name: packed.read(name) for name in packed.namelist() if not name.startswith(".info")}
+    with zipfile.ZipFile(io.BytesIO(bundle())) as archive:
+        files = {name: archive.read(name) for name in archive.namelist() if not name.startswith(".info")}
     files["client/app.py"] += f"\nopen({str(mark)!r}, 'w').close()\n".encode()
     return packed(files)
 
