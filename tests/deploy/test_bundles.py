@@ -11,7 +11,7 @@ from flwr.proto.fab_pb2 import Fab
 
 from client.approved import approve
 from privacy.audit import read
-from protocol.bundle import bundle, bundle_hash
+from protocol.bundle import bundle, bundle_hash, packed
 from server.control import Control, control
 from server.operate import local_address
 from server.runs import status_of
