@@ -17,7 +17,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -61,16 +61,17 @@ class Launcher:
         self._executor = _client(address, authentic)
 
     def serve(self) -> None:
-        """Serve for ever; what is being worked at when that ends is dropped."""
-        try:
-            while True:
-                if token := self._acquired():
-                    self._serve_one(token)
-                else:
-                    time.sleep(POLL_S)
-        finally:
-            self._worker.close()
-            self._executor.close()
+        """Serve for ever; what is being worked at when that is interrupted is dropped."""
+        while True:
+            if token := self._acquired():
+                self._serve_one(token)
+            else:
+                time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+        self._executor.close()
 
     def _acquired(self) -> str:
         """Return the token of the next task; "" where there is none, or no SuperNode yet."""
@@ -89,7 +90,8 @@ class Launcher:
         except _GONE as error:
             log.warning("a task is dropped, its coordinator asks again: %s", error)
         finally:
-            beats.stop()
+            if beats.is_running:  # they end by themselves where the SuperNode does not know the task
+                beats.stop()
             client.close()
 
     def _answer_one(self, client: RuntimeHttpClient) -> None:
@@ -125,7 +127,8 @@ def main(home: SiteHome, address: str) -> None:
     end_by_signals()
     with suppress(KeyboardInterrupt):
         secret = home.executor_secret.read_bytes()
-        Launcher(address, secret, home.approved, lambda: Worker(settings)).serve()
+        with closing(Launcher(address, secret, home.approved, lambda: Worker(settings))) as launcher:
+            launcher.serve()
 
 
 if __name__ == "__main__":
