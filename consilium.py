@@ -2,6 +2,8 @@
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -16,7 +18,7 @@ from protocol.errors import ConsiliumError
 from server import operate_cli as server_commands
 from server.cli import RUNS, Out, RunName, find_run, report, runs
 from server.federation_cli import federation
-from server.operate_cli import Home, server
+from server.operate_cli import server
 from sim.cli import resume as resume_simulated
 from sim.cli import sim
 from sim.privacy_cli import privacy
@@ -25,7 +27,14 @@ cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_hel
 
 
 @runs.command()
-def resume(run: RunName, out: Out = RUNS, home: Home | None = None) -> None:
+def resume(
+    run: RunName,
+    out: Out = RUNS,
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder, for a federation's run"),
+    ] = None,
+) -> None:
     """Go on with a run from its last checkpoint: of a federation (--home), or a simulated one (--out)."""
     folder = find_run(home / RUNS if home else out, run)
     if server_commands.is_of_federation(folder):

@@ -30,6 +30,9 @@ from protocol.bundle import bundle, bundle_hash
 from protocol.errors import WireError
 
 
+_NO_SUCH_RUN = 404
+
+
 @dataclass(frozen=True)
 class Node:
     """A site as Flower knows it: by its public key, under the number that messages go to."""
@@ -89,7 +92,7 @@ class Control:
         try:
             return self._client.ListRuns(ListRunsRequest(run_id=number)).run_dict
         except httpx.HTTPStatusError as error:
-            if error.response.status_code == httpx.codes.NOT_FOUND:
+            if error.response.status_code == _NO_SUCH_RUN:
                 return {}
             raise
 
