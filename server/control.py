@@ -29,7 +29,6 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from protocol.bundle import bundle, bundle_hash
 from protocol.errors import WireError
 
-
 _NO_SUCH_RUN = 404
 
 

@@ -12,7 +12,6 @@ from client.approved import objection
 from client.home import SiteHome
 from client.machine import read_machine
 from client.operate import programs, require_member, require_ours
-from client.reach import CERTIFICATE
 from privacy.audit import read
 from protocol.bundle import bundle_hash
 from protocol.checks import failed, ok
@@ -20,7 +19,7 @@ from protocol.errors import SettingsError, TrustError
 from tests.enrolment import asked, founded, joined
 
 UNREACHED = failed("server", "connection refused", "is the server down?")
-STRANGE = failed(CERTIFICATE, "the certificate is not of this federation's CA", "have it exempted")
+STRANGE = failed("TLS", "the certificate is not of this federation's CA", "have it exempted")
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_a_strange_certificate_is_refused_and_audited(north: SiteHome) -> None:
 
 
 def test_a_server_that_is_not_there_is_waited_for(north: SiteHome, caplog: pytest.LogCaptureFixture) -> None:
-    require_ours(north, [UNREACHED])
+    require_ours(north, [UNREACHED, failed("TLS", "no TLS there (UNEXPECTED_EOF)", "host and port")])
     assert "is the server down?" in caplog.text
     assert not (north.ledger / "audit.jsonl").exists()
 
