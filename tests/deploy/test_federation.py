@@ -1,15 +1,13 @@
 """A private run over a federation of real processes, by the commands that people type."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from typer.testing import CliRunner
 
 from client.cli import accounts
+from consilium import cli
 from privacy.ledger import reading
 from server.record import read_record
-from tests.deploy.federation import RECIPE, ROOT, SITES, SMALL, Federation, rounds
+from tests.deploy.federation import RECIPE, SITES, SMALL, Federation, rounds
 
 pytestmark = pytest.mark.deploy
 
@@ -17,13 +15,10 @@ PRIVATE = ["rounds=3", "training.steps=20", "privacy.epsilon=8", "privacy.delta=
 
 
 def _typed(federation: Federation, *words: str) -> str:
-    home = {"CONSILIUM_HOME": str(federation.coordinator.folder), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "consilium", *words]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | home, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    home = {"CONSILIUM_HOME": str(federation.coordinator.folder), "COLUMNS": "200"}
+    done = CliRunner().invoke(cli, words, env=home)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
 
 
 def test_a_private_run_is_started_stopped_gone_on_with_and_finished(federation: Federation) -> None:

@@ -311,3 +311,37 @@ def test_after_the_deadline_the_quorum_will_do() -> None:
     wire = Wire(_grid({"a": _answers("a")}))
     (reply,) = wire.meet(Task("describe", "run", 0, ""), 2, 0.05, fewest=1)
     assert reply.site == "a"
+
+
+class _Registered(InProcessGrid):
+    """Nodes that the coordinator knows by the names of their keys."""
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=n, name=name) for n, name in zip(self._nodes, ("a", "b"), strict=True)]
+
+
+def test_who_calls_itself_by_another_name_than_its_key_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    app = ClientApp()
+
+    def b_says_a(message: Message, context: Context) -> Message:
+        return _answers("a")(message, unpack_task(message))
+
+    app.query()(b_says_a)
+    wire = Wire(_Registered(app, contexts_for([{}, {}])))
+    (reply,) = wire.meet(Task("describe", "run", 0, ""), 2, 1.0)
+    assert (reply.site, wire._nodes) == ("a", {"a": 2})
+    assert "key of 'b' calls itself 'a'" in caplog.text
+
+
+def test_a_registered_site_that_cannot_describe_itself_is_left_out_with_its_reason() -> None:
+    app = ClientApp()
+
+    def b_fails(message: Message, context: Context) -> Message:
+        behaviour = _answers("a") if context.node_id == 2 else _errs("DataError")
+        return behaviour(message, unpack_task(message))
+
+    app.query()(b_fails)
+    wire = Wire(_Registered(app, contexts_for([{}, {}])))
+    good, bad = wire.meet(Task("describe", "run", 0, ""), 2, 1.0)
+    assert (good.site, good.error) == ("a", None)
+    assert (bad.site, bad.error) == ("b", ("PolicyError", "DataError: the reason"))
