@@ -24,9 +24,13 @@ def require_witnessed(settings: Settings, task: Task) -> None:
 
     Raises:
         PrivacyError: if a book lacks a witnessed entry, or the word is not the coordinator's.
+        SettingsError: without the site's key.
     """
+    if settings.federation is None:
+        return
+    signer(settings.signing_key)  # nobody pays for an answer that cannot be signed
     word = task.facts.get(WITNESS)
-    if settings.federation is None or word is None:
+    if word is None:
         return
     heads = countersigned(read_pins(settings.federation).coordinator, settings.site, word)
     if heads is None:

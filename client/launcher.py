@@ -126,7 +126,7 @@ class Launcher:
                 return died(message)
 
     def _revive(self) -> None:
-        """Start another worker. In this thread, which lasts: a worker ends with the thread that started it."""
+        """Start another worker; in a thread that lasts, as a worker ends with the thread that started it."""
         with self._one_at_a_time:
             self._worker.close()
             self._worker = self._start()

@@ -177,7 +177,7 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
 
 
 def sign(folder: Path, recipe: Recipe, key: Path) -> None:
-    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
+    """Put the signature of the folder's recipe beside it."""
     signature = signer(key).sign(SIGNED_FOR, dump_recipe(recipe).encode())
     write_atomically(folder / SIGNATURE, signature.hex())
 

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.app import app as client_app
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
-from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
+from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, make_signer, write_pins
 from protocol.errors import SettingsError
 from protocol.recipe import Recipe
 from server.app import build_app
@@ -105,8 +105,8 @@ def introduce(folder: Path, sites: Iterable[str]) -> Path:
     """Make the key of the coordinator and of every site, once; return the file that all know them by."""
     path = folder / FEDERATION
     if not path.exists():
-        keys = {site: signer(folder / "sites" / site / SITE_KEY).public for site in sites}
-        write_pins(path, Pins(signer(folder / COORDINATOR_KEY).public, keys))
+        keys = {site: make_signer(folder / "sites" / site / SITE_KEY).public for site in sites}
+        write_pins(path, Pins(make_signer(folder / COORDINATOR_KEY).public, keys))
     return path
 
 

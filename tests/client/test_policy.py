@@ -26,7 +26,7 @@ from client.policy import (
     read_policy,
 )
 from client.settings import Settings
-from privacy.keys import signer
+from privacy.keys import make_signer
 from protocol.errors import PolicyError
 from protocol.messages import Task
 from protocol.recipe import SIGNED_FOR, dump_recipe, load_recipe, recipe_hash
@@ -153,7 +153,7 @@ def test_a_recipe_is_allowed_by_its_hash_and_no_other_is() -> None:
 
 
 def test_a_recipe_is_allowed_by_its_signer(tmp_path: Path) -> None:
-    board, stranger = signer(tmp_path / "board.key"), signer(tmp_path / "stranger.key")
+    board, stranger = make_signer(tmp_path / "board.key"), make_signer(tmp_path / "stranger.key")
     policy = _policy(recipes={"rules": [], "signers": [board.public.hex()]})
     canonical = dump_recipe(load_recipe(TEXT)).encode()
     signed = board.sign(SIGNED_FOR, canonical).hex()
