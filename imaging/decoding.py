@@ -49,8 +49,9 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
             raise DicomError(Reason.TOO_LARGE, f"its pixels would take {size // MIB} MiB of {there // MIB}")
         expect(2 * size + 2 * there)
         dataset = parse(_whole(path, header, there), pixels=True)
-        if is_encoded(dataset):
-            get_decoder(dataset.file_meta.TransferSyntaxUID)  # NotImplementedError: there is none
+    if is_encoded(header):
+        with failures(Reason.UNKNOWN_SYNTAX):
+            get_decoder(header.file_meta.TransferSyntaxUID)
     with failures(Reason.BAD_PIXELS):
         _check(dataset, shape, size)
         return pixel_array(dataset, raw=len(shape) == 3).reshape(shape)  # noqa: PLR2004 - colour as RGB

@@ -74,11 +74,20 @@ def numbers(header: Dataset, keyword: str, count: int | None = None) -> tuple[fl
 
 def private_numbers(header: Dataset, group: int, creator: str, element: int) -> tuple[float, ...] | None:
     """Return a private element's values as finite numbers, or None; `element` within its creator's block."""
+    return _finite(_private(header, group, creator, element))
+
+
+def private_items(header: Dataset, group: int, creator: str, element: int) -> list[Dataset]:
+    """Return a private sequence's items; none where it is absent or no sequence."""
+    found = _private(header, group, creator, element)
+    return [each for each in _listed(found) if isinstance(each, Dataset)]
+
+
+def _private(header: Dataset, group: int, creator: str, element: int) -> Any:
     try:
         with quiet():
-            value = header.private_block(group, creator)[element].value
-            return _finite(value)
-    except Exception:  # noqa: BLE001 - no such block, or nothing that its vendor's dictionary would lead to expect
+            return header.private_block(group, creator)[element].value
+    except Exception:  # noqa: BLE001 - no such block, or a value that its own type does not fit
         return None
 
 
@@ -103,9 +112,9 @@ def _listed(value: Any) -> list[Any]:
 
 def _finite(value: Any) -> tuple[float, ...] | None:
     """Return numbers, however they were written; None if one of them is none."""
-    if isinstance(value, bytes):
-        value = value.decode("ascii").strip("\0 ").split("\\")
     try:
+        if isinstance(value, bytes):  # of a type that is not known: text is the one that tells itself
+            value = value.decode("ascii").strip("\0 ").split("\\")
         found = tuple(float(each) for each in _listed(value))
     except (TypeError, ValueError):
         return None
@@ -137,8 +146,6 @@ def failures(reason: Reason) -> Iterator[None]:
         raise DicomError(Reason.TOO_LARGE, "it needs more memory than there is") from None
     except OSError as error:
         raise DicomError(Reason.UNREADABLE, f"the file cannot be opened ({error.strerror})") from None
-    except NotImplementedError:
-        raise DicomError(Reason.UNKNOWN_SYNTAX, "its pixels are encoded in a way that is not known here") from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's failure alone
         raise DicomError(reason, f"{type(error).__name__} while it was read; export it anew") from None
 

@@ -1,52 +1,54 @@
-"""A DICOM file as images in space, whichever of four shapes it has.
+"""A DICOM file as images in space, whichever of three shapes it has.
 
     classic      one slice a file; its place stands in the header
     enhanced     many frames a file; each one's place stands in its functional groups, or once
                  for all in the shared ones (PS3.3 C.7.6.16)
-    mosaic       Siemens: the slices of a volume as the tiles of one large image; the place of the
-                 first tile follows from the large image's, the others lie along the normal that
-                 the private CSA header names
+    mosaic       the slices of a volume as the tiles of one large image; how they lie stands in the
+                 vendor's private header: Siemens' names a normal, United Imaging's every position
 
 A `Frame` says where an image's pixels are to be found and where they belong, and keeps nothing
 else of the header. Coordinates here are DICOM's: mm to the left, back and top (LPS).
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.nicom import csareader
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from imaging.dicom import items, number, numbers, quiet, text
+from imaging.dicom import items, number, numbers, private_items, quiet, text
 from imaging.diffusion import b_value, direction
 from imaging.reasons import Reason
 from imaging.volume import Vector
 from protocol.errors import DicomError
 
-Window = tuple[int, int]
-"""First row and first column of a tile."""
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # "highly experimental": so is the format, and its values are checked here
+    from nibabel.nicom import csareader
+
+MOST_TILES = 1024
 
 
 @dataclass(frozen=True)
 class Frame:
     """One image: `rows` x `columns` pixels of frame `index` of the file at `path`.
 
+    `window`      row and column of its first pixel, where the image is a tile
     `position`    of the centre of the first pixel
     `across`      unit vector from a column to the next, `down` from a row to the next
     `spacing_mm`  (between rows, between columns)
     `step_mm`     to the next slice, as the header has it; None where it does not say
     `kind`        what it shows; frames that differ in it are never in one volume
-    `repeat`      which of several images of one place it is, the surest sign first
+    `repeat`      which of several images of one place it is, the surest sign first; at last, its file
     """
 
     path: Path
     index: int
-    window: Window
+    window: tuple[int, int]
     rows: int
     columns: int
     series: str
@@ -61,7 +63,7 @@ class Frame:
     slope: float
     intercept: float
     kind: tuple[object, ...]
-    repeat: tuple[float, ...]
+    repeat: tuple[float | str, ...]
 
     @property
     def normal(self) -> Vector:
@@ -86,8 +88,11 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
         return [_enhanced(header, path, index, groups) for index, groups in enumerate(each[:count])]
     if count > 1:
         raise DicomError(Reason.NO_GEOMETRY, "it has many frames and says of none where it lies")
-    if "MOSAIC" in text(header, "ImageType").split("\\"):
-        return _mosaic(header, path)
+    shown = text(header, "ImageType").split("\\")
+    if "MOSAIC" in shown:
+        return _siemens(header, path)
+    if "VFRAME" in shown and private_items(header, 0x0065, "Image Private Header", 0x51):
+        return _united(header, path)
     return [_frame(header, path, 0, [header])]
 
 
@@ -137,7 +142,7 @@ def _frame(header: Dataset, path: Path, index: int, places: Sequence[Dataset]) -
         slope=1.0 if slope is None else slope,
         intercept=one("RescaleIntercept") or 0.0,
         kind=_kind(places),
-        repeat=tuple(one(keyword) or 0.0 for keyword in _REPEATS),
+        repeat=(*(one(keyword) or 0.0 for keyword in _REPEATS), text(header, "SOPInstanceUID")),
     )
 
 
@@ -172,47 +177,59 @@ def _kind(places: Sequence[Dataset]) -> tuple[object, ...]:
     shown = first("FrameType") or first("ImageType")
     # The third value and what follows say magnitude, phase, ADC, ...; ORIGINAL or MIXED says nothing here.
     component = first("ComplexImageComponent")
-    echo = first("EffectiveEchoTime") or first("EchoTime")
+    times = [first("EffectiveEchoTime") or first("EchoTime"), first("InversionTime")]
     b = next((found for each in places if (found := b_value(each)) is not None), None)
-    inversion = first("InversionTime")
-    return (*shown.split("\\")[2:], component, echo, inversion, b, gradient)
+    return (*shown.split("\\")[2:], component, *times, b, gradient)
 
 
-# -- Mosaic ----------------------------------------------------------------------------------
+# -- Mosaics ---------------------------------------------------------------------------------
 
 
-def _mosaic(header: Dataset, path: Path) -> list[Frame]:
-    """Return a frame for each tile.
+def _siemens(header: Dataset, path: Path) -> list[Frame]:
+    """Return a frame for each tile of a Siemens mosaic.
 
-    The position in the header is that of a large image whose centre is the tiles': the tile's
+    The position in the header is that of a large image whose centre is the tiles': a tile's
     own first pixel lies half the difference of their sizes further in.
     """
     whole = _frame(header, path, 0, [header])
     count, normal = _csa(header)
     side = math.ceil(math.sqrt(count))
     rows, columns = whole.rows // side, whole.columns // side
-    inwards = ((whole.columns - columns) / 2 * whole.spacing_mm[1] * whole.across) + (
-        (whole.rows - rows) / 2 * whole.spacing_mm[0] * whole.down
-    )
+    right = (whole.columns - columns) / 2 * whole.spacing_mm[1] * whole.across
+    below = (whole.rows - rows) / 2 * whole.spacing_mm[0] * whole.down
     step = whole.step_mm or whole.thickness_mm
-    if step is None or not rows or not columns:
+    if step is None:
         raise DicomError(Reason.NO_GEOMETRY, "a mosaic that does not say how far apart its slices are")
+    positions = [whole.position + right + below + tile * step * normal for tile in range(count)]
+    return _tiles(whole, positions, side, side)
+
+
+def _united(header: Dataset, path: Path) -> list[Frame]:
+    """Return a frame for each tile of a United Imaging mosaic, whose private header lists their positions."""
+    tiles = private_items(header, 0x0065, "Image Private Header", 0x51)
+    positions = [found for tile in tiles if (found := numbers(tile, "ImagePositionPatient", 3))]
+    if not positions or len(positions) != len(tiles):
+        raise DicomError(Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost")
+    side = math.ceil(math.sqrt(len(tiles)))
+    whole = _frame(header, path, 0, [header, tiles[0]])
+    return _tiles(whole, [np.array(each) for each in positions], math.ceil(len(tiles) / side), side)
+
+
+def _tiles(whole: Frame, positions: Sequence[Vector], down: int, across: int) -> list[Frame]:
+    """Cut an image into `down` x `across` tiles, of which the first `len(positions)` are slices."""
+    rows, columns = whole.rows // down, whole.columns // across
     return [
-        _tile(whole, whole.position + inwards + tile * step * normal, tile, divmod(tile, side), (rows, columns))
-        for tile in range(count)
+        replace(
+            whole,
+            position=position,
+            instance=f"{whole.instance}/{tile}",
+            number=tile,
+            window=(tile // across * rows, tile % across * columns),
+            rows=rows,
+            columns=columns,
+        )
+        for tile, position in enumerate(positions)
     ]
-
-
-def _tile(whole: Frame, position: Vector, tile: int, place: tuple[int, int], size: tuple[int, int]) -> Frame:
-    return replace(
-        whole,
-        position=position,
-        instance=f"{whole.instance}/{tile}",
-        number=tile,
-        window=(place[0] * size[0], place[1] * size[1]),
-        rows=size[0],
-        columns=size[1],
-    )
 
 
 def _csa(header: Dataset) -> tuple[int, Vector]:
@@ -223,7 +240,7 @@ def _csa(header: Dataset) -> tuple[int, Vector]:
             count, normal = csareader.get_n_mosaic(csa), csareader.get_slice_normal(csa)
     except Exception:  # noqa: BLE001 - a private format, read by trial
         count, normal = None, None
-    if normal is None or not count or not 1 <= count <= 1024:  # noqa: PLR2004 - 32 x 32 tiles
+    if normal is None or not count or not 1 <= count <= MOST_TILES:
         raise DicomError(Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost")
-    vector: NDArray[np.float64] = np.asarray(normal, float)
+    vector: Vector = np.asarray(normal, float)
     return int(count), vector / np.linalg.norm(vector)
