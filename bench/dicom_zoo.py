@@ -51,10 +51,14 @@ def against_oracle(folder: Path, table: str) -> None:
         rows = list(csv.DictReader(file))
     for row in rows:
         read, pixels, shape = outcome(folder / row["file"])
-        expected = {"none": "no_pixels", "nopix": "no_pixels"}.get(p := row.get("pixels", row.get("status", "")), p)
+        expected = {"none": "no_pixels", "nopix": "no_pixels"}.get(
+            p := row.get("pixels", row.get("status", "")), p
+        )
         counts[f"{row.get('read', 'ok')}, pixels {expected or '-'}", f"{read}, pixels {pixels}"] += 1
         frames = shape[1:] if shape[:1] == (1,) else shape
-        surprising = (pixels == "ok") != (expected == "ok") or (read == "ok") != (row.get("read", "ok") != "fail")
+        surprising = (pixels == "ok") != (expected == "ok") or (read == "ok") != (
+            row.get("read", "ok") != "fail"
+        )
         if surprising or (row["shape"] and pixels == "ok" and str(frames) != row["shape"]):
             print(f"  {row['file']}: expected {expected or '-'} {row['shape']}, found {pixels} {frames}")
     print(f"{folder.name}: expected -> found")
@@ -67,14 +71,27 @@ def niix(paths: Iterable[Path]) -> list[SpatialImage]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
         for number, path in enumerate(paths):
             (Path(folder) / f"{number}.dcm").symlink_to(path)
-        command = [Path(sys.executable).with_name("dcm2niix"), "-z", "n", "-b", "n", "-m", "n", "-o", out, folder]
+        command = [
+            Path(sys.executable).with_name("dcm2niix"),
+            "-z",
+            "n",
+            "-b",
+            "n",
+            "-p",
+            "n",
+            "-m",
+            "n",
+            "-o",
+            out,
+            folder,
+        ]
         subprocess.run(command, check=False, capture_output=True)  # noqa: S603 - a fixed program on fixed data
         images = [nib.load(path) for path in sorted(Path(out).glob("*.nii"))]
         return [nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine) for image in images]
 
 
 def itk(stack: Stack) -> SpatialImage | None:
-    """Return SimpleITK's volume of a stack of classic slices; it knows no mosaics, and one frame's place in many."""
+    """Return SimpleITK's volume of a stack of classic slices; it knows no mosaics."""
     paths = [str(frame.path) for frame in stack.frames]
     if len(set(paths)) < len(paths):
         return None
@@ -86,7 +103,7 @@ def itk(stack: Stack) -> SpatialImage | None:
 
 
 def difference(ours: SpatialImage, theirs: SpatialImage) -> tuple[float, float] | None:
-    """Return (mm, relative value) by which two images differ, of several volumes the best; None for another shape."""
+    """Return (mm, relative value) by which two images differ, of many volumes the best; None: other shapes."""
     one, other = nib.as_closest_canonical(ours), nib.as_closest_canonical(theirs)
     a, b = np.asarray(one.dataobj), np.asarray(other.dataobj)
     b = b[..., None] if b.ndim == 3 else b  # noqa: PLR2004 - x, y, z
@@ -113,7 +130,9 @@ def volumes(folder: Path) -> None:
     for each in folders:
         paths = sorted(path for path in each.iterdir() if path.is_file())
         singles = [stack for path in paths for stack in collect([path], lambda *_: None)]
-        for stack in singles + [s for s in collect(paths, lambda _, e: refused.update([e.reason])) if _several(s)]:
+        for stack in singles + [
+            s for s in collect(paths, lambda _, e: refused.update([e.reason])) if _several(s)
+        ]:
             try:
                 volume = read_volume(stack)
             except DicomError as error:

@@ -30,7 +30,8 @@ from protocol.errors import DicomError
 
 SPARE = 128 * MIB
 MOST_S = 120.0
-STOP_S = 5.0
+MOST_ANSWER = 4 * MOST_PIXELS
+"""Bits become bytes, and palettes colours: decoded values may be longer than stored ones."""
 
 
 class Worker:
@@ -57,8 +58,8 @@ class Worker:
             self.process.stdin.write(json.dumps(str(path.absolute())).encode() + b"\n")
             self.process.stdin.flush()
             return _received(self.process.stdout)
-        except (BrokenPipeError, ValueError) as error:
-            raise EOFError from error
+        except (BrokenPipeError, ValueError, KeyError, TypeError) as error:
+            raise EOFError from error  # it is gone, or sends what is no answer
         finally:
             watch.cancel()
 
@@ -106,17 +107,13 @@ def _received(pipe: IO[bytes]) -> Pixels:
     if "reason" in reply:
         raise DicomError(Reason(reply["reason"]), str(reply["message"]))
     dtype, shape = np.dtype(str(reply["dtype"])), [int(each) for each in reply["shape"]]
-    if dtype.kind not in "uif" or dtype.itemsize * math.prod(shape) > 4 * MOST_PIXELS or min(shape) < 1:
+    size = dtype.itemsize * math.prod(shape)
+    if dtype.kind not in "uif" or size > MOST_ANSWER or min(shape) < 1:
         raise EOFError
-    values = np.empty(shape, dtype)
-    with memoryview(values).cast("B") as room:
-        at = 0
-        while at < len(room):
-            count = pipe.readinto(room[at:])  # pyright: ignore[reportAttributeAccessIssue] - a BufferedReader
-            if not count:
-                raise EOFError
-            at += count
-    return values
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 # -- In the worker ---------------------------------------------------------------------------
@@ -132,15 +129,17 @@ def serve(orders: IO[bytes], answers: IO[bytes]) -> None:
             values, reply = None, {"reason": error.reason, "message": str(error).partition(": ")[2]}
         answers.write(json.dumps(reply).encode() + b"\n")
         if values is not None:
-            answers.write(memoryview(values).cast("B"))
+            answers.write(values.data)  # pyright: ignore[reportArgumentType] - a contiguous memoryview
         answers.flush()
 
 
 def _limit(needed: int) -> None:
     """Let this process have `needed` bytes more than now, and some to spare."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    now = pages * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + needed + SPARE, resource.RLIM_INFINITY))
+    most, (_, hard) = pages * resource.getpagesize() + needed + SPARE, resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(
+        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+    )
 
 
 def main() -> None:

@@ -15,10 +15,9 @@ import io
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from struct import unpack_from
 from typing import Any
 
 from pydicom import config, uid
@@ -37,7 +36,7 @@ MOST_HEADER = 32 * MIB
 
 PREAMBLE, PREFIX = 128, b"DICM"
 META_GROUP, COMMAND_GROUP = 2, 0
-FIRST_GROUPS = (2, 8)
+FIRST_GROUPS = frozenset({2, 8})
 """Groups that a file without preamble may begin with."""
 
 
@@ -122,7 +121,7 @@ def _finite(value: Any) -> tuple[float, ...] | None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Let pydicom take values as they come, without a word: half of all archives break some rule."""
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
@@ -133,7 +132,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def failures(reason: Reason) -> Iterator[None]:
+def failures(reason: Reason) -> Generator[None]:
     """Give whatever a parser or a decoder stumbles over its reason, without the values it stumbled over."""
     try:
         with quiet():
@@ -159,7 +158,7 @@ def head(path: Path) -> bytes:
 def parse(data: bytes, *, pixels: bool = False) -> Dataset:
     """Return the data set in a file's bytes, its pixel data too if `pixels`; call it within `failures`."""
     start = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == PREFIX else 0
-    if start == 0 and (len(data) < 8 or data[:1] not in b"\x02\x08\x00" or not _begins(data)):
+    if start == 0 and not _begins(data):
         raise DicomError(Reason.NOT_DICOM, "it does not begin as a DICOM file")
     meta, start = _meta(data, start)
     syntax = uid.UID(text(meta, "TransferSyntaxUID"))
@@ -192,7 +191,7 @@ def _after_pixels() -> Callable[..., bool]:
 
 def _begins(data: bytes) -> bool:
     """Tell whether bytes without preamble begin with an element of a group that comes first."""
-    return bool({unpack_from("<H", data)[0], unpack_from(">H", data)[0]} & set(FIRST_GROUPS))
+    return bool({int.from_bytes(data[:2], "little"), int.from_bytes(data[:2], "big")} & FIRST_GROUPS)
 
 
 def _meta(data: bytes, start: int) -> tuple[FileMetaDataset, int]:
@@ -200,7 +199,7 @@ def _meta(data: bytes, start: int) -> tuple[FileMetaDataset, int]:
     end = start
     if data[start : start + 2] == b"\x02\x00":
         end = measure(data, start, implicit=False, little=True, group=META_GROUP)
-    meta = FileMetaDataset(read_dataset(io.BytesIO(data[start:end]), False, True))  # noqa: FBT003 - pydicom's
+    meta = FileMetaDataset(read_dataset(io.BytesIO(data[start:end]), False, True))
     if data[end : end + 2] == b"\x00\x00":  # a network message's command set that was saved along
         end = measure(data, end, implicit=True, little=True, group=COMMAND_GROUP)
     return meta, end
@@ -208,11 +207,10 @@ def _meta(data: bytes, start: int) -> tuple[FileMetaDataset, int]:
 
 def _inflated(data: bytes) -> bytes:
     """Return a deflated data set (PS3.5 A.5), of which no more than a header's worth is ever made."""
-    most = MOST_HEADER
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = stream.decompress(data, most)
+    body = stream.decompress(data, MOST_HEADER)
     if stream.unconsumed_tail:
-        raise DicomError(Reason.TOO_LARGE, f"it inflates to more than {most // MIB} MiB")
+        raise DicomError(Reason.TOO_LARGE, f"it inflates to more than {MOST_HEADER // MIB} MiB")
     return body
 
 
@@ -222,7 +220,9 @@ def _encoding(data: bytes, start: int, syntax: uid.UID) -> tuple[bool, bool]:
         known = not syntax.is_private and syntax.is_transfer_syntax
         return is_implicit(data, start), syntax.is_little_endian if known else True
     # A big-endian group of less than 0x0100 reads as at least 0x0100 in little-endian.
-    return is_implicit(data, start), data[start : start + 1] != b"\x00" or data[start + 1 : start + 2] == b"\x00"
+    return is_implicit(data, start), data[start : start + 1] != b"\x00" or data[
+        start + 1 : start + 2
+    ] == b"\x00"
 
 
 def _native(*, implicit: bool, little: bool) -> uid.UID:

@@ -25,7 +25,7 @@ GE_OFFSET = 10**9
 
 
 def b_value(header: Dataset) -> float | None:
-    """Return the b-value in s/mm2, 0 where there is no weighting, None where the header does not speak of it."""
+    """Return the b-value in s/mm2: 0 without weighting, None where the header does not speak of it."""
     found = numbers(header, "DiffusionBValue")
     for group, creator, element in _B_VALUES:
         found = found or private_numbers(header, group, creator, element)

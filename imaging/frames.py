@@ -27,7 +27,9 @@ from imaging.volume import Vector
 from protocol.errors import DicomError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # "highly experimental": so is the format, and its values are checked here
+    warnings.simplefilter(
+        "ignore"
+    )  # "highly experimental": so is the format, and its values are checked here
     from nibabel.nicom import csareader
 
 MOST_TILES = 1024
@@ -80,12 +82,19 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
     if not text(header, "Rows"):
         raise DicomError(Reason.NO_PIXELS, "it has no image")
     if (number(header, "SamplesPerPixel") or 1) != 1:
-        raise DicomError(Reason.COLOUR, "a colour image is no measurement: a picture of a screen, or a report")
+        raise DicomError(
+            Reason.COLOUR, "a colour image is no measurement: a picture of a screen, or a report"
+        )
     if not text(header, "SeriesInstanceUID"):
         raise DicomError(Reason.NO_SERIES, "it names no series that it belongs to")
-    count, each = int(number(header, "NumberOfFrames") or 1), items(header, "PerFrameFunctionalGroupsSequence")
-    if each:
-        return [_enhanced(header, path, index, groups) for index, groups in enumerate(each[:count])]
+    count, groups = (
+        int(number(header, "NumberOfFrames") or 1),
+        items(header, "PerFrameFunctionalGroupsSequence"),
+    )
+    if groups:
+        return [
+            _frame(header, path, index, places(header, index)) for index in range(min(count, len(groups)))
+        ]
     if count > 1:
         raise DicomError(Reason.NO_GEOMETRY, "it has many frames and says of none where it lies")
     shown = text(header, "ImageType").split("\\")
@@ -96,23 +105,25 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
     return [_frame(header, path, 0, [header])]
 
 
-def _enhanced(header: Dataset, path: Path, index: int, groups: Dataset) -> Frame:
-    """Return one frame; its own functional groups come before the shared ones."""
-    shared = items(header, "SharedFunctionalGroupsSequence")
-    found = [item for each in (groups, *shared) for element in _sequences(each) for item in element]
-    return _frame(header, path, index, [*found, header])
+def places(header: Dataset, index: int = 0) -> list[Dataset]:
+    """Return where a frame's attributes may stand: its functional groups, the shared ones, the header."""
+    own = items(header, "PerFrameFunctionalGroupsSequence")[index : index + 1]
+    groups = [*own, *items(header, "SharedFunctionalGroupsSequence")]
+    return [*(item for each in groups for element in _sequences(each) for item in element), header]
 
 
 def _sequences(groups: Dataset) -> list[list[Dataset]]:
     with quiet():
-        return [items(groups, element.keyword) for element in groups if element.VR == "SQ" and element.keyword]
+        return [
+            items(groups, element.keyword) for element in groups if element.VR == "SQ" and element.keyword
+        ]
 
 
-def _frame(header: Dataset, path: Path, index: int, places: Sequence[Dataset]) -> Frame:
-    """Return a frame whose attributes stand in the first of `places` that has them."""
+def _frame(header: Dataset, path: Path, index: int, where: Sequence[Dataset]) -> Frame:
+    """Return a frame whose attributes stand in the first of `where` that has them."""
 
     def find(keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-        return next((found for each in places if (found := numbers(each, keyword, count))), None)
+        return next((found for each in where if (found := numbers(each, keyword, count))), None)
 
     def one(keyword: str) -> float | None:
         return (find(keyword) or (None,))[0]
@@ -141,7 +152,7 @@ def _frame(header: Dataset, path: Path, index: int, places: Sequence[Dataset]) -
         thickness_mm=abs(thickness) if thickness else None,
         slope=1.0 if slope is None else slope,
         intercept=one("RescaleIntercept") or 0.0,
-        kind=_kind(places),
+        kind=_kind(where),
         repeat=(*(one(keyword) or 0.0 for keyword in _REPEATS), text(header, "SOPInstanceUID")),
     )
 
@@ -167,18 +178,18 @@ def _axes(orientation: tuple[float, ...]) -> tuple[Vector, Vector]:
     return across, down / np.linalg.norm(down)
 
 
-def _kind(places: Sequence[Dataset]) -> tuple[object, ...]:
+def _kind(where: Sequence[Dataset]) -> tuple[object, ...]:
     """Return what sets images of one place apart by what they show."""
 
     def first(keyword: str) -> str:
-        return next((found for each in places if (found := text(each, keyword))), "")
+        return next((found for each in where if (found := text(each, keyword))), "")
 
-    gradient = next((found for each in places if (found := direction(each))), None)
+    gradient = next((found for each in where if (found := direction(each))), None)
     shown = first("FrameType") or first("ImageType")
     # The third value and what follows say magnitude, phase, ADC, ...; ORIGINAL or MIXED says nothing here.
     component = first("ComplexImageComponent")
     times = [first("EffectiveEchoTime") or first("EchoTime"), first("InversionTime")]
-    b = next((found for each in places if (found := b_value(each)) is not None), None)
+    b = next((found for each in where if (found := b_value(each)) is not None), None)
     return (*shown.split("\\")[2:], component, *times, b, gradient)
 
 
@@ -209,7 +220,9 @@ def _united(header: Dataset, path: Path) -> list[Frame]:
     tiles = private_items(header, 0x0065, "Image Private Header", 0x51)
     positions = [found for tile in tiles if (found := numbers(tile, "ImagePositionPatient", 3))]
     if not positions or len(positions) != len(tiles):
-        raise DicomError(Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost")
+        raise DicomError(
+            Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost"
+        )
     side = math.ceil(math.sqrt(len(tiles)))
     whole = _frame(header, path, 0, [header, tiles[0]])
     return _tiles(whole, [np.array(each) for each in positions], math.ceil(len(tiles) / side), side)
@@ -241,6 +254,8 @@ def _csa(header: Dataset) -> tuple[int, Vector]:
     except Exception:  # noqa: BLE001 - a private format, read by trial
         count, normal = None, None
     if normal is None or not count or not 1 <= count <= MOST_TILES:
-        raise DicomError(Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost")
+        raise DicomError(
+            Reason.NO_GEOMETRY, "a mosaic whose private header is gone: how its tiles lie is lost"
+        )
     vector: Vector = np.asarray(normal, float)
     return int(count), vector / np.linalg.norm(vector)

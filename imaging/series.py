@@ -119,7 +119,7 @@ def _same_grid(one: Frame, other: Frame) -> bool:
 
 
 def _clustered(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Group frames by grid: each with the first that has the same, since rounded keys would split at edges."""
+    """Group frames by grid, each with the first that has the same: rounded keys would split at edges."""
     groups: list[list[Frame]] = []
     for frame in frames:
         home = next((group for group in groups if _same_grid(group[0], frame)), None)
@@ -176,24 +176,32 @@ def _step(stack: Stack) -> Vector:
     if len(stack.frames) == 1:
         return first.normal * (first.step_mm or first.thickness_mm or 1.0)
     if _places(stack.frames) < len(stack.frames):
-        raise DicomError(Reason.REPEATED_SLICES, "two different images lie in one place; nothing tells them apart")
+        raise DicomError(
+            Reason.REPEATED_SLICES, "two different images lie in one place; nothing tells them apart"
+        )
     steps = np.diff([frame.position for frame in stack.frames], axis=0)
     mean: Vector = (last.position - first.position) / len(steps)
     off, length = np.linalg.norm(steps - mean, axis=1).max(), float(np.linalg.norm(mean))
     if off > max(UNEVEN_MM, UNEVEN_SHARE * length):
-        raise _uneven(steps @ first.normal)
+        raise _uneven(steps @ first.normal, first.step_mm)
     if _skips(stack, length):
-        raise DicomError(Reason.MISSING_SLICES, "its slices lie further apart than its header says; export all")
+        raise DicomError(
+            Reason.MISSING_SLICES, "its slices lie further apart than its header says; export all"
+        )
     return mean
 
 
-def _uneven(steps: NDArray[np.float64]) -> DicomError:
+def _uneven(steps: NDArray[np.float64], step_mm: float | None) -> DicomError:
     """Say which of two faults it is: gaps of whole slices, or slices that lie anywhere."""
-    ratios = steps / steps.min()
+    ratios = steps / (step_mm or steps.min())
     gaps = int(np.rint(ratios - 1).sum())
-    if gaps and np.abs(ratios - np.rint(ratios)).max() < 0.1:  # noqa: PLR2004 - a tenth of a slice
-        return DicomError(Reason.MISSING_SLICES, f"{gaps} of its slices are not there; export the series anew")
-    return DicomError(Reason.UNEVEN_SLICES, "its slices are not evenly spaced; resample it before it is exported")
+    if gaps > 0 and np.abs(ratios - np.rint(ratios)).max() < 0.1:  # noqa: PLR2004 - a tenth of a slice
+        return DicomError(
+            Reason.MISSING_SLICES, f"{gaps} of its slices are not there; export the series anew"
+        )
+    return DicomError(
+        Reason.UNEVEN_SLICES, "its slices are not evenly spaced; resample it before it is exported"
+    )
 
 
 def _skips(stack: Stack, step_mm: float) -> bool:

@@ -13,7 +13,7 @@ VR inside an explicit data set, UN that hides a sequence, delimiters that end a 
 
 from struct import Struct
 
-from pydicom.datadict import DicomDictionary
+from pydicom.datadict import DicomDictionary  # pyright: ignore[reportPrivateImportUsage] - documented there
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from imaging.reasons import Reason
