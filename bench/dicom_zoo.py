@@ -103,7 +103,7 @@ def itk(stack: Stack) -> SpatialImage | None:
 
 
 def difference(ours: SpatialImage, theirs: SpatialImage) -> tuple[float, float] | None:
-    """Return (mm, relative value) by which two images differ, of many volumes the best; None: other shapes."""
+    """Return (mm, relative value) by which two images differ, of many the best; None for other shapes."""
     one, other = nib.as_closest_canonical(ours), nib.as_closest_canonical(theirs)
     a, b = np.asarray(one.dataobj), np.asarray(other.dataobj)
     b = b[..., None] if b.ndim == 3 else b  # noqa: PLR2004 - x, y, z

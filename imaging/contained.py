@@ -94,6 +94,11 @@ def decode(path: Path) -> Pixels:
             raise
 
 
+def worker_pid() -> int | None:
+    """Return the process id of the worker, if there is one."""
+    return _running[0].process.pid if _running else None
+
+
 @atexit.register
 def close() -> None:
     """End the worker, if there is one; the next `decode` starts another."""
@@ -136,10 +141,9 @@ def serve(orders: IO[bytes], answers: IO[bytes]) -> None:
 def _limit(needed: int) -> None:
     """Let this process have `needed` bytes more than now, and some to spare."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most, (_, hard) = pages * resource.getpagesize() + needed + SPARE, resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(
-        resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
-    )
+    most, hard = pages * resource.getpagesize() + needed + SPARE, resource.getrlimit(resource.RLIMIT_AS)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def main() -> None:

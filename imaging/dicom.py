@@ -27,7 +27,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
 from imaging.reasons import Reason
-from imaging.structure import PIXELS, is_implicit, measure
+from imaging.structure import PIXELS, begins_pixels, is_implicit, measure
 from protocol.errors import DicomError
 
 MIB = 2**20
@@ -151,6 +151,8 @@ def failures(reason: Reason) -> Generator[None]:
 
 def head(path: Path) -> bytes:
     """Return the file's first bytes, as many as a header may have."""
+    if not path.is_file():
+        raise DicomError(Reason.NOT_DICOM, "it is no file")  # a pipe would be waited on for ever
     with path.open("rb") as file:
         return file.read(MOST_HEADER)
 
@@ -166,7 +168,7 @@ def parse(data: bytes, *, pixels: bool = False) -> Dataset:
         data, start = _inflated(data[start:]), 0
     implicit, little = _encoding(data, start, syntax)
     end = measure(data, start, implicit=implicit, little=little)
-    if end >= MOST_HEADER:
+    if len(data) >= MOST_HEADER and not begins_pixels(data, end, little=little):
         raise DicomError(Reason.TOO_LARGE, f"its header has more than {MOST_HEADER // MIB} MiB")
     body = io.BytesIO(data if pixels else data[:end])
     body.seek(start)

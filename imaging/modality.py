@@ -176,7 +176,8 @@ def facts(header: Dataset) -> dict[str, Fact]:
     Texts: `dicom_modality`, `sop_class`, `image_type` (every value; the first three also as `value_1` ...
     `value_3`), `acquisition_contrast`, `acquisition` (2d, 3d), `variant`, `sequence_name`, `corrected`,
     `derivation`, `view`, `body_part`, `words`. `contrast`: given or not_given. Yes or no: `spin_echo`,
-    `gradient_echo`, `echo_planar`, `colour`. Numbers: `tr_ms`, `te_ms`, `ti_ms`, `flip_deg`, `b_value` in s/mm2, `bolus_delay_s`.
+    `gradient_echo`, `echo_planar`, `colour`. Numbers: `tr_ms`, `te_ms`, `ti_ms`,
+    `flip_deg`, `b_value` in s/mm2, `bolus_delay_s`.
     """
     where = places(header)
     shown = _texts(where, "FrameType") or _texts(where, "ImageType")
@@ -312,7 +313,7 @@ def _parsed(path: Path) -> Rules:
 
 
 def _holds(rule: Decision | Evidence, known: Mapping[str, Fact]) -> bool:
-    """Tell whether everything under `when` holds and nothing under `unless`; a rule without any never does."""
+    """Tell whether everything under `when` holds and nothing under `unless`; an empty `when` never does."""
     wanted = [_answer(condition, known.get(name)) for name, condition in _asked(rule.when)]
     unwanted = [_answer(condition, known.get(name)) for name, condition in _asked(rule.unless)]
     return bool(wanted) and all(wanted) and not any(unwanted)

@@ -53,6 +53,12 @@ def is_implicit(data: bytes, at: int) -> bool:
     return len(vr) == 2 and not (vr.isalpha() and vr.isupper())  # noqa: PLR2004 - cut off: as before
 
 
+def begins_pixels(data: bytes, at: int, *, little: bool) -> bool:
+    """Tell whether the element at `data[at:]` is pixel data."""
+    group, element = (int.from_bytes(data[i : i + 2], "little" if little else "big") for i in (at, at + 2))
+    return group << 16 | element in PIXELS
+
+
 class _Walk:
     """One pass over a data set; counts what it meets.
 
