@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -28,6 +28,9 @@ from imaging.pixels import read_pixels
 from imaging.series import Stack, collect, read_volume
 from imaging.volume import LPS_TO_RAS
 from protocol.errors import DicomError
+
+SAME = 1e-3
+"""The bar: mm of the affine, and share of the range of values."""
 
 DATA = Path(os.environ.get("CONSILIUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -44,26 +47,44 @@ def outcome(path: Path) -> tuple[str, str, tuple[int, ...]]:
         return "ok", error.reason, ()
 
 
-def against_oracle(folder: Path, table: str) -> None:
-    """Print expected x found, and every file of which we say something else."""
-    counts: Counter[tuple[str, str]] = Counter()
+Surprise = tuple[Path, str, str]
+"""A file, what was expected of its pixels, what was found."""
+
+
+def against_oracle(folder: Path, table: str) -> tuple[Counter[tuple[str, str]], list[Surprise]]:
+    """Return how often what was expected of pixels became what, and the files of which it is not the same."""
     with (folder / table).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    counts: Counter[tuple[str, str]] = Counter()
+    others: list[Surprise] = []
     for row in rows:
+        expected = row.get("pixels", row.get("status", ""))
         read, pixels, shape = outcome(folder / row["file"])
-        expected = {"none": "no_pixels", "nopix": "no_pixels"}.get(
-            p := row.get("pixels", row.get("status", "")), p
-        )
         counts[f"{row.get('read', 'ok')}, pixels {expected or '-'}", f"{read}, pixels {pixels}"] += 1
-        frames = shape[1:] if shape[:1] == (1,) else shape
-        surprising = (pixels == "ok") != (expected == "ok") or (read == "ok") != (
-            row.get("read", "ok") != "fail"
-        )
-        if surprising or (row["shape"] and pixels == "ok" and str(frames) != row["shape"]):
-            print(f"  {row['file']}: expected {expected or '-'} {row['shape']}, found {pixels} {frames}")
+        frames = str(shape[1:] if shape[:1] == (1,) else shape)
+        if not _agrees(row, read, expected, pixels) or (pixels == "ok" and frames != row["shape"]):
+            others.append((folder / row["file"], f"{expected} {row['shape']}", pixels))
+    return counts, others
+
+
+def _agrees(row: dict[str, str], read: str, expected: str, pixels: str) -> bool:
+    """Tell whether header and pixels were read if they should be; why they were not is ours to say."""
+    return (read == "ok") == (row.get("read", "ok") != "fail") and (pixels == "ok") == (expected == "ok")
+
+
+def surprises(folder: Path, table: str) -> list[Surprise]:
+    """Return the files of which we say something else than the table."""
+    return against_oracle(folder, table)[1]
+
+
+def show(folder: Path, table: str) -> None:
+    """Print expected x found, and the surprises."""
+    counts, others = against_oracle(folder, table)
     print(f"{folder.name}: expected -> found")
     for (want, found), count in sorted(counts.items()):
         print(f"  {want:24} {found:36} {count:4}")
+    for path, want, found in others:
+        print(f"  {path.relative_to(folder)}: expected {want}, found {found}")
 
 
 def niix(paths: Iterable[Path]) -> list[SpatialImage]:
@@ -91,7 +112,7 @@ def niix(paths: Iterable[Path]) -> list[SpatialImage]:
 
 
 def itk(stack: Stack) -> SpatialImage | None:
-    """Return SimpleITK's volume of a stack of classic slices; it knows no mosaics."""
+    """Return SimpleITK's volume of classic slices; of mosaics and enhanced files it makes something else."""
     paths = [str(frame.path) for frame in stack.frames]
     if len(set(paths)) < len(paths):
         return None
@@ -122,42 +143,45 @@ def _without_depth(ours: SpatialImage, one: SpatialImage, other: SpatialImage) -
     return np.delete(np.abs(one.affine - other.affine), depth, axis=1)
 
 
-def volumes(folder: Path) -> None:
-    """Print how our volumes of the zoo compare, one line for what is not the same."""
-    folders = sorted({path.parent for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv"})
-    refused: Counter[str] = Counter()
-    tally: Counter[tuple[str, str]] = Counter()
-    for each in folders:
+def compared(stack: Stack) -> Iterator[tuple[str, tuple[float, float] | None]]:
+    """Yield converter -> difference from ours; None where it makes no volume of that shape."""
+    volume = read_volume(stack)
+    ours = nib.Nifti1Image(volume.values, volume.affine)
+    theirs = {"dcm2niix": niix(dict.fromkeys(frame.path for frame in stack.frames))}
+    if (image := itk(stack)) is not None:
+        theirs["SimpleITK"] = [image]
+    for name, images in theirs.items():
+        yield name, min((d for each in images if (d := difference(ours, each))), default=None)
+
+
+def every_stack(folder: Path) -> Iterator[Stack]:
+    """Yield every file's stacks, and those that several files of one folder make."""
+    for each in sorted({path.parent for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv"}):
         paths = sorted(path for path in each.iterdir() if path.is_file())
-        singles = [stack for path in paths for stack in collect([path], lambda *_: None)]
-        for stack in singles + [
-            s for s in collect(paths, lambda _, e: refused.update([e.reason])) if _several(s)
-        ]:
-            try:
-                volume = read_volume(stack)
-            except DicomError as error:
-                refused[error.reason] += 1
-                continue
-            ours = nib.Nifti1Image(volume.values, volume.affine)
-            files = dict.fromkeys(frame.path for frame in stack.frames)
-            theirs = {"dcm2niix": niix(files), "SimpleITK": [image for image in [itk(stack)] if image]}
-            for name, images in theirs.items():
-                found = [d for image in images if (d := difference(ours, image))]
-                best = min(found, default=None)
-                same = best is not None and best[0] <= 1e-3 and best[1] <= 1e-3  # noqa: PLR2004 - the bar
-                verdict = "same" if same else ("differs" if best else "no volume of this shape")
-                tally[name, verdict] += 1
-                if not same and (name == "dcm2niix" or best):
-                    where = stack.frames[0].path.relative_to(folder)
-                    print(f"  {name}: {where} {volume.values.shape}: {best or [i.shape for i in images]}")
-    print(f"{folder.name}: volumes", dict(tally), "refused", dict(refused))
+        for path in paths:
+            yield from collect([path], lambda *_: None)
+        several = collect(paths, lambda *_: None)
+        yield from (stack for stack in several if len({frame.path for frame in stack.frames}) > 1)
 
 
-def _several(stack: Stack) -> bool:
-    return len({frame.path for frame in stack.frames}) > 1
+def volumes(folder: Path) -> None:
+    """Print how our volumes of the zoo compare, with a line for each that is not the same."""
+    tally: Counter[str] = Counter()
+    for stack in every_stack(folder):
+        try:
+            for name, found in compared(stack):
+                same = found is not None and max(found) <= SAME
+                tally[f"{name}: " + ("same" if same else "differs" if found else "has no such volume")] += 1
+                if not same:
+                    print(f"  {name}: {stack.frames[0].path.relative_to(folder)}: {found}")
+        except DicomError as error:
+            tally[f"refused: {error.reason}"] += 1
+    print(f"{folder.name}: volumes")
+    for verdict, count in sorted(tally.items()):
+        print(f"  {verdict:40} {count:4}")
 
 
 if __name__ == "__main__":
-    against_oracle(DATA / "dicom_tricky", "expected.csv")
-    against_oracle(DATA / "dicom_vendor_zoo", "index.csv")
+    show(DATA / "dicom_tricky", "expected.csv")
+    show(DATA / "dicom_vendor_zoo", "index.csv")
     volumes(DATA / "dicom_vendor_zoo")
