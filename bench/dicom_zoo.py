@@ -156,7 +156,9 @@ def compared(stack: Stack) -> Iterator[tuple[str, tuple[float, float] | None]]:
 
 def every_stack(folder: Path) -> Iterator[Stack]:
     """Yield every file's stacks, and those that several files of one folder make."""
-    for each in sorted({path.parent for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv"}):
+    for each in sorted(
+        {path.parent for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv"}
+    ):
         paths = sorted(path for path in each.iterdir() if path.is_file())
         for path in paths:
             yield from collect([path], lambda *_: None)

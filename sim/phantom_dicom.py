@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import format_number_as_ds
 
 from imaging.volume import LPS_TO_RAS, Affine, Volume
 from sim.phantom import MODALITIES
@@ -61,7 +61,10 @@ def write_archive(truth: Path, target: Path) -> None:
 
 
 def write_series(folder: Path, volume: Volume, modality: str, vendor: str, patient: str) -> None:
-    """Write one scan, whose values must be whole numbers of 15 bits, as `vendor` would; identifiers follow from `patient`."""
+    """Write one scan as `vendor` would; every identifier follows from `patient`.
+
+    Raises `ValueError` for values that are no whole numbers of 15 bits: they would not come back exactly.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     header = _header(modality, vendor, patient)
     for path, dataset in _SHAPES[vendor](header, volume):
@@ -126,11 +129,11 @@ def _image(values: NDArray[np.float32], *, signed: bool = True) -> Dataset:
     return image
 
 
-def _decimals(values: Iterable[float]) -> list[DSfloat]:
-    return [DSfloat(float(value), auto_format=True) for value in values]
+def _decimals(values: Iterable[float]) -> list[str]:
+    return [format_number_as_ds(float(value)) for value in values]
 
 
-def _place(affine: Affine, z: int) -> tuple[list[DSfloat], list[DSfloat], list[DSfloat], DSfloat]:
+def _place(affine: Affine, z: int) -> tuple[list[str], list[str], list[str], str]:
     """Return position, orientation, pixel spacing and step of slice `z`, in DICOM's LPS."""
     lps = LPS_TO_RAS @ affine
     lengths = np.linalg.norm(lps[:3, :3], axis=0)
@@ -138,7 +141,7 @@ def _place(affine: Affine, z: int) -> tuple[list[DSfloat], list[DSfloat], list[D
     position = lps[:3, 3] + z * lps[:3, 2]
     step = float(np.cross(*axes) @ lps[:3, 2])
     spacing = _decimals((lengths[1], lengths[0]))
-    return _decimals(position), _decimals(axes.ravel()), spacing, DSfloat(abs(step), auto_format=True)
+    return _decimals(position), _decimals(axes.ravel()), spacing, format_number_as_ds(abs(step))
 
 
 def _file(header: Dataset, image: Dataset, syntax: uid.UID, number: int) -> Dataset:
@@ -163,7 +166,9 @@ Files = Iterable[tuple[str, Dataset]]
 def _slice(header: Dataset, volume: Volume, z: int, number: int, syntax: uid.UID) -> Dataset:
     """Return the file of one slice."""
     image = _image(volume.values[:, :, z].T)
-    image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, step = _place(volume.affine, z)
+    image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, step = _place(
+        volume.affine, z
+    )
     image.SliceThickness = image.SpacingBetweenSlices = step
     return _file(header, image, syntax, number)
 

@@ -44,7 +44,15 @@ def part10(body: bytes, syntax: str = uid.ExplicitVRLittleEndian) -> bytes:
 
 def image(rows: int = 4, columns: int = 6, bits: int = 16, pixels: bytes | None = None) -> bytes:
     """The elements of an image, and its pixels as they are or all zero."""
-    numbers = {0x02: 1, 0x10: rows, 0x11: columns, 0x100: bits, 0x101: bits, 0x102: max(bits, 1) - 1, 0x103: 0}
+    numbers = {
+        0x02: 1,
+        0x10: rows,
+        0x11: columns,
+        0x100: bits,
+        0x101: bits,
+        0x102: max(bits, 1) - 1,
+        0x103: 0,
+    }
     described = {tag: element((0x28, tag), "US", struct.pack("<H", value)) for tag, value in numbers.items()}
     described[0x04] = element((0x28, 0x04), "CS", b"MONOCHROME2 ")
     data = bytes(rows * columns * bits // 8) if pixels is None else pixels
@@ -54,7 +62,11 @@ def image(rows: int = 4, columns: int = 6, bits: int = 16, pixels: bytes | None 
 def encoded(frame: bytes, syntax: str, rows: int = 8, columns: int = 8, bits: int = 8) -> bytes:
     """A file whose one frame is already encoded."""
     described, _, _ = image(rows, columns, bits, b"").rpartition(struct.pack("<HH", 0x7FE0, 0x10))
-    return part10(described + element((0x7FE0, 0x10), "OB", encapsulate([frame]) + implicit(SEQUENCE_END, b""), UNDEFINED), syntax)
+    return part10(
+        described
+        + element((0x7FE0, 0x10), "OB", encapsulate([frame]) + implicit(SEQUENCE_END, b""), UNDEFINED),
+        syntax,
+    )
 
 
 def nested(depth: int) -> bytes:
@@ -125,9 +137,7 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], Reason]] = {
         Reason.TOO_DEEP,
     ),
     "3,000 deep, private": (
-        lambda: part10(
-            element((9, 0x1010), "UN", implicit(ITEM, nested_defined(3000, _private_sequence)))
-        ),
+        lambda: part10(element((9, 0x1010), "UN", implicit(ITEM, nested_defined(3000, _private_sequence)))),
         Reason.TOO_DEEP,
     ),
     "too many items": (

@@ -129,7 +129,7 @@ def test_no_value_is_too_strange_to_be_asked_for(tmp_path_factory: Any, value: b
 
 @pytest.mark.slow
 def test_every_file_of_the_difficult_sets_ends_as_the_bench_says() -> None:
-    """Three files of 599 are not as the tables expect; two of them are read, and one has a broken first tag."""
+    """Three of 599 are not as the tables expect: two more are read, one has a broken first tag."""
     from bench.dicom_zoo import surprises  # noqa: PLC0415 - it brings two converters
 
     tricky = surprises(real("dicom_tricky"), "expected.csv")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging import contained, decoding, dicom, structure
+from imaging import decoding, dicom, structure
 from imaging.dicom import read_header
 from imaging.pixels import read_pixels
 from imaging.reasons import Reason
@@ -91,20 +91,6 @@ def test_without_its_bounds_the_reader_would_be_caught(
     monkeypatch.setattr(decoding, "MOST_RATIO", 10**9)
     monkeypatch.setattr(decoding, "MOST_PIXELS", 2**40)
     assert why(hostile["pixels that are not there"]) == Reason.TRUNCATED
-
-
-def test_after_a_decoder_has_died_the_next_file_is_read(hostile: dict[str, Path], tmp_path: Path) -> None:
-    """The worker that died is replaced; the one that lives is kept."""
-    good = write_encoded(tmp_path / "good.dcm")
-    read_pixels(good)
-    first = contained.worker_pid()
-
-    assert why(hostile["a JPEG that ends its decoder"]) == Reason.BAD_PIXELS
-
-    assert read_pixels(good).shape == (1, 4, 6)
-    second = contained.worker_pid()
-    assert read_pixels(good).shape == (1, 4, 6)
-    assert first != second == contained.worker_pid()
 
 
 _COST = """

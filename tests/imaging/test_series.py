@@ -91,7 +91,9 @@ def test_images_of_one_place_are_told_apart(keyword: str, values: list[Any]) -> 
 
 def test_a_sign_that_counts_slices_does_not_divide_a_volume() -> None:
     """Acquisitions, trigger times and clocks often run with the slices."""
-    stack, *others = found(*(mr(5.0 * z, AcquisitionNumber=z, AcquisitionTime=f"1200{z:02}") for z in range(6)))
+    stack, *others = found(
+        *(mr(5.0 * z, AcquisitionNumber=z, AcquisitionTime=f"1200{z:02}") for z in range(6))
+    )
 
     assert not others
     assert len(stack.frames) == 6
@@ -115,7 +117,9 @@ def test_a_time_that_was_cut_short_does_not_spoil_the_others() -> None:
 def test_a_localiser_is_three_stacks() -> None:
     planes = ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1])
     headers = [
-        mr(0, ImageOrientationPatient=plane, ImagePositionPatient=[x, x, x]) for plane in planes for x in (0, 9)
+        mr(0, ImageOrientationPatient=plane, ImagePositionPatient=[x, x, x])
+        for plane in planes
+        for x in (0, 9)
     ]
 
     assert [len(stack.frames) for stack in found(*headers)] == [2, 2, 2]
@@ -123,7 +127,7 @@ def test_a_localiser_is_three_stacks() -> None:
 
 def test_orientations_written_with_few_digits_are_one() -> None:
     """Rounding before comparing would split them where the digits turn over."""
-    stack, *others = found(
+    _, *others = found(
         *(mr(5.0 * z, ImageOrientationPatient=[1, 0, 0.00049 + 2e-5 * z, 0, 1, 0]) for z in range(4))
     )
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
 
 from imaging import structure
 from imaging.dicom import quiet
@@ -105,7 +105,9 @@ def test_bytes_that_look_like_a_sequence_and_are_none_do_no_harm() -> None:
     assert measure(data, 0, implicit=False, little=True) == len(data)
 
 
-@pytest.mark.parametrize(("depth", "refused"), [(structure.MOST_DEEP, False), (structure.MOST_DEEP + 1, True)])
+@pytest.mark.parametrize(
+    ("depth", "refused"), [(structure.MOST_DEEP, False), (structure.MOST_DEEP + 1, True)]
+)
 def test_sequences_may_nest_so_deep_and_no_deeper(depth: int, refused: bool) -> None:  # noqa: FBT001
     data = nested(depth)
     if not refused:
@@ -120,7 +122,9 @@ def test_items_that_pydicom_would_read_and_the_walk_would_not_are_refused() -> N
     """A sequence of undefined length in an item of defined length: pydicom reads on to the delimiter."""
     smuggled = implicit(ITEM, b"") * 3
     open_ended = element((8, 0x1140), "SQ", b"", UNDEFINED)
-    data = element((8, 0x1140), "SQ", implicit(ITEM, open_ended) + smuggled + implicit(SEQUENCE_END, b""), UNDEFINED)
+    data = element(
+        (8, 0x1140), "SQ", implicit(ITEM, open_ended) + smuggled + implicit(SEQUENCE_END, b""), UNDEFINED
+    )
 
     with pytest.raises(DicomError) as caught:
         measure(data, 0, implicit=False, little=True)
