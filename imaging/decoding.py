@@ -21,7 +21,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
 from imaging.codestream import grown
-from imaging.dicom import MIB, MOST_HEADER, failures, head, number, parse, text
+from imaging.dicom import MIB, MOST_FILE, MOST_HEADER, failures, number, read_header, read_whole, text
 from imaging.reasons import Reason
 from imaging.structure import PIXELS
 from protocol.errors import DicomError
@@ -29,7 +29,7 @@ from protocol.errors import DicomError
 Pixels = NDArray[Any]
 """Stored values, `(frames, rows, columns)` or `(frames, rows, columns, samples)`, without rescale."""
 
-MOST_PIXELS = 2048 * MIB
+MOST_PIXELS = MOST_FILE
 ALWAYS_ALLOWED = 64 * MIB
 MOST_RATIO = 100
 """Decoded over encoded bytes: lossy CT has 30; an empty mask more, which `ALWAYS_ALLOWED` is for."""
@@ -42,19 +42,19 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
     Raises:
         DicomError: as `imaging.pixels.read_pixels`.
     """
-    with failures(Reason.UNREADABLE):
-        header = parse(head(path))
-        shape, size, there = _shape(header), _bytes(header), path.stat().st_size
-        if size > MOST_PIXELS or size > max(ALWAYS_ALLOWED, MOST_RATIO * there) or there > MOST_PIXELS:
-            raise DicomError(Reason.TOO_LARGE, f"its pixels would take {size // MIB} MiB of {there // MIB}")
-        expect(2 * size + 2 * there)
-        dataset = parse(_whole(path, header, there), pixels=True)
+    header, there = read_header(path), path.stat().st_size
+    shape, size = _shape(header), _bytes(header)
+    if size > MOST_PIXELS or size > max(ALWAYS_ALLOWED, MOST_RATIO * there):
+        raise DicomError(Reason.TOO_LARGE, f"its pixels would take {size // MIB} MiB of {there // MIB}")
+    most = MOST_HEADER + 2 * size  # nothing that is encoded in good faith grows
+    expect(2 * size + 2 * min(most, there))
+    dataset = read_whole(path, most)
     if is_encoded(header):
         with failures(Reason.UNKNOWN_SYNTAX):
             get_decoder(header.file_meta.TransferSyntaxUID)
     with failures(Reason.BAD_PIXELS):
         _check(dataset, shape, size)
-        return pixel_array(dataset, raw=len(shape) == 3).reshape(shape)  # noqa: PLR2004 - colour as RGB
+        return pixel_array(dataset, raw=len(shape) == 3, allow_excess_frames=False).reshape(shape)  # noqa: PLR2004 - colour as RGB
 
 
 NATIVE = (
@@ -68,13 +68,6 @@ NATIVE = (
 def is_encoded(header: Dataset) -> bool:
     """Tell whether a file's pixels need a decoder."""
     return header.file_meta.TransferSyntaxUID not in NATIVE
-
-
-def _whole(path: Path, header: Dataset, size: int) -> bytes:
-    """Return all of the file, or a header's worth of it if it is deflated as a whole."""
-    deflated = header.file_meta.TransferSyntaxUID == uid.DeflatedExplicitVRLittleEndian
-    with path.open("rb") as file:
-        return file.read(MOST_HEADER if deflated else size)
 
 
 def _shape(header: Dataset) -> tuple[int, ...]:

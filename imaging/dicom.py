@@ -12,6 +12,7 @@ not of its type is None there, since all three are common and none is a reason t
 """
 
 import io
+import logging
 import math
 import warnings
 import zlib
@@ -30,9 +31,13 @@ from imaging.reasons import Reason
 from imaging.structure import PIXELS, begins_pixels, is_implicit, measure
 from protocol.errors import DicomError
 
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+# It logs the values that it finds strange, and these may name a patient.
+
 MIB = 2**20
 MOST_HEADER = 32 * MIB
 """Bytes before the pixels, and of a whole deflated data set."""
+MOST_FILE = 2048 * MIB
 
 PREAMBLE, PREFIX = 128, b"DICM"
 META_GROUP, COMMAND_GROUP = 2, 0
@@ -50,7 +55,19 @@ def read_header(path: Path) -> Dataset:
         DicomError: NOT_DICOM, UNREADABLE, TOO_LARGE or TOO_DEEP.
     """
     with failures(Reason.UNREADABLE):
-        return parse(head(path))
+        return _parse(_head(path, MOST_HEADER))
+
+
+def read_whole(path: Path, most: int = MOST_FILE) -> Dataset:
+    """Return header and pixel data, these still encoded, from at most `most` bytes of the file.
+
+    What stands behind the pixels is left out, for it was not measured.
+
+    Raises:
+        DicomError: as `read_header`.
+    """
+    with failures(Reason.UNREADABLE):
+        return _parse(_head(path, most), pixels=True)
 
 
 def text(header: Dataset, keyword: str) -> str:
@@ -149,16 +166,16 @@ def failures(reason: Reason) -> Generator[None]:
         raise DicomError(reason, f"{type(error).__name__} while it was read; export it anew") from None
 
 
-def head(path: Path) -> bytes:
-    """Return the file's first bytes, as many as a header may have."""
+def _head(path: Path, most: int) -> bytes:
+    """Return the file's first `most` bytes, or all it has."""
     if not path.is_file():
         raise DicomError(Reason.NOT_DICOM, "it is no file")  # a pipe would be waited on for ever
     with path.open("rb") as file:
-        return file.read(MOST_HEADER)
+        return file.read(min(most, path.stat().st_size))
 
 
-def parse(data: bytes, *, pixels: bool = False) -> Dataset:
-    """Return the data set in a file's bytes, its pixel data too if `pixels`; call it within `failures`."""
+def _parse(data: bytes, *, pixels: bool = False) -> Dataset:
+    """Return the data set in a file's bytes, its pixel data too if `pixels`."""
     start = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == PREFIX else 0
     if start == 0 and not _begins(data):
         raise DicomError(Reason.NOT_DICOM, "it does not begin as a DICOM file")

@@ -1,5 +1,6 @@
 """Headers: every way in which one is written, and what is asked of it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from imaging.dicom import items, number, numbers, private_items, private_numbers, read_header, text
+from imaging.dicom import (
+    items,
+    number,
+    numbers,
+    private_items,
+    private_numbers,
+    read_header,
+    read_whole,
+    text,
+)
 from imaging.pixels import read_pixels
 from imaging.reasons import Reason
 from protocol.errors import DicomError
@@ -52,6 +62,27 @@ def test_many_frames_are_read_in_their_order(tmp_path: Path) -> None:
     frames = np.stack([VALUES, VALUES + 1, VALUES + 2])
 
     assert np.array_equal(read_pixels(write(tmp_path / "x.dcm", mr(), frames)), frames)
+
+
+def test_a_whole_file_is_read_with_its_pixels_as_they_are_encoded(tmp_path: Path) -> None:
+    """For whoever writes it anew; what stands behind the pixels is left out."""
+    header = mr()
+    header.add_new((0x7FE1, 0x0010), "LO", "behind")
+    path = write(tmp_path / "x.dcm", header, VALUES)
+
+    whole = read_whole(path)
+
+    assert whole.PixelData == VALUES.tobytes()
+    assert (0x7FE1, 0x0010) not in whole
+    assert "PixelData" not in read_header(path)
+
+
+def test_a_large_file_of_a_small_image_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """Eight gigabytes of nothing behind an image of 48 bytes cost nothing."""
+    path = write(tmp_path / "x.dcm", mr(), VALUES)
+    os.truncate(path, 8 * 2**30)
+
+    assert np.array_equal(read_pixels(path), VALUES[None])
 
 
 def test_without_preamble_and_syntax_a_sound_data_set_is_read(tmp_path: Path) -> None:
