@@ -18,13 +18,14 @@ from nibabel import nifti1
 from numpy.typing import NDArray
 from PIL import Image
 
-from imaging.ingest.journal import ADMITTED, FileRow
+from imaging.ingest.journal import ADMITTED, TABLE, FileRow
 from protocol import files
 from protocol.charts import Line, chart
 from protocol.page import Markup, join, page, section, table, tag
 
 NAME = "quality.html"
-SHOWN, TILE, A_ROW = 12, 112, 6
+TAKEN = {ADMITTED, TABLE}
+SHOWN, TILE, A_ROW = 12, 112, 3
 """Patients in the pictures of a modality, the side of each in pixels, and how many stand side by side."""
 LISTED = 50
 OFF = 1.5
@@ -102,7 +103,7 @@ def same_scans(volumes: Volumes) -> list[list[str]]:
 def _head(
     folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], scans: Mapping[str, Volumes]
 ) -> Markup:
-    admitted = sum(row.verdict == ADMITTED for row in rows)
+    admitted = sum(row.verdict in TAKEN for row in rows)
     tiles = [
         (len(rows), "files read"),
         (admitted, "admitted"),
@@ -125,7 +126,7 @@ def _quarantined(rows: Sequence[FileRow]) -> Markup:
     """Say what became of files that were not admitted, and which these are."""
     reasons: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
-        if row.verdict != ADMITTED:
+        if row.verdict not in TAKEN:
             reasons[row.verdict, row.why].append(row.digest)
     counted = sorted(reasons.items(), key=lambda each: -len(each[1]))
     about = "Files that are not in the cohort. The digests stand for their paths: see the end of this page."
@@ -189,10 +190,9 @@ def _leaks(rows: Sequence[FileRow], scans: Mapping[str, Volumes]) -> Markup:
     copies = Counter(row.instance for row in rows if row.verdict == ADMITTED)
     twice = sum(count - 1 for count in copies.values())
     same = [(name, ", ".join(group)) for name, volumes in scans.items() for group in same_scans(volumes)]
-    lines = [(_text(flag), f"{count} files") for flag, count in flags.most_common()]
-    lines += [(_text("files that hold an image which another file holds too: used once"), twice)] * bool(
-        twice
-    )
+    lines = [(flag, f"{count} files") for flag, count in flags.most_common()]
+    if twice:
+        lines.append(("an image that is there already: used once", f"{twice} files"))
     about = (
         "A face that can be seen; images that are there twice; one scan under two patients, who may then be "
         "in training and test at once: find out which of them it is, and take the other away."
@@ -250,10 +250,9 @@ def spread(items: list[str], most: int) -> list[str]:
 
 def _sheet(folder: Path, patients: Sequence[str], name: str, masks: Sequence[str]) -> Markup:
     tiles = [_picture(folder / patient, name, masks) for patient in patients]
-    across = min(A_ROW, len(tiles))
-    sheet = Image.new("RGB", (across * TILE, -(-len(tiles) // across) * TILE))
+    sheet = Image.new("RGB", (A_ROW * TILE, -(-len(tiles) // A_ROW) * TILE))
     for place, tile in enumerate(tiles):
-        sheet.paste(tile, (place % across * TILE, place // across * TILE))
+        sheet.paste(tile, (place % A_ROW * TILE, place // A_ROW * TILE))
     data = BytesIO()
     sheet.save(data, "PNG")
     source = f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
@@ -283,7 +282,9 @@ def _painted(image: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> Imag
     colours = np.repeat(grey[..., None], 3, axis=2)
     if mask is not None:
         colours[mask & ~_inside(mask)] = OUTLINE
-    return Image.fromarray(np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1]))  # x across, front up
+    return Image.fromarray(
+        np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1, ::-1])
+    )  # front up, right left
 
 
 def _inside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

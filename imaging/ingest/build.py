@@ -265,7 +265,8 @@ def _put(work: Path, name: str, scan: Scan, volumes: tuple[Volume, Volume], step
 def _histogram(values: NDArray[np.float32]) -> Record:
     """Count voxels, as text, between the darkest and the 99.9th percentile, in `BARS` equal parts."""
     low, high = float(values.min()), float(np.percentile(values, 99.9))
-    counts, _ = np.histogram(values, BARS, (low, max(high, low + 1e-6)))
+    least = 1e-3 * max(1.0, abs(low))  # a flat scan has a width too, that float32 can divide
+    counts, _ = np.histogram(values, BARS, (low, max(high, low + least)))
     return {"low": round(low, 3), "high": round(high, 3), "counts": " ".join(map(str, counts))}
 
 

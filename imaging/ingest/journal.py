@@ -21,7 +21,7 @@ from imaging.reasons import Reason
 from protocol.errors import SettingsError
 
 NAME = "journal.sqlite"
-ADMITTED, CRASHED = "admitted", "crashed"
+ADMITTED, TABLE, CRASHED = "admitted", "table", "crashed"
 
 _TABLES = """
 create table if not exists files (digest text primary key, size integer, stamp integer, verdict text,

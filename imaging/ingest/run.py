@@ -12,7 +12,7 @@ from pathlib import Path
 from imaging.ingest.admit import row
 from imaging.ingest.build import Record
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import FileRow, Journal, opened_journal
+from imaging.ingest.journal import TABLE, FileRow, Journal, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.tables import read_table
 from imaging.ingest.walk import Entry, opened, walk
@@ -21,7 +21,7 @@ from imaging.quality import write_report
 from protocol.errors import DataError, DicomError
 
 FILES_A_PIECE = 32
-TABLE, NOT_TAKEN = "table", "not_taken"
+NOT_TAKEN = "not_taken"
 Watch = Callable[[str, int, int], None]
 """Told of progress: what is being done, how many of how many are."""
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from imaging.ingest.desk import Desk
-from imaging.sources.sheets import number, read_sheet
+from imaging.sheets import number, read_sheet
 from protocol.errors import DataError
 
 PATIENT = "patient"
@@ -24,7 +24,8 @@ def read_table(desk: Desk, path: Path) -> Rows:
         DataError: it is no table with a column `patient`, or a cell is no number; the message has no cell.
     """
     rows = read_sheet(path, (PATIENT,))
-    if not all(_COLUMN.fullmatch(str(column)) for row in rows[:1] for column in row):
+    columns: set[str | None] = {column for row in rows for column in row}  # None: cells beyond the last
+    if not all(column and _COLUMN.fullmatch(column) for column in columns):
         raise DataError("a column has no name, or one that is no word: name columns by letters and digits")
     return {desk.patient(row[PATIENT]): _numbers(row) for row in rows if row[PATIENT].strip()}
 

@@ -70,8 +70,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        with self._process:
-            self._process.kill()
+        self._process.kill()
+        self._process.communicate()  # closes the pipes, a broken one too
 
     def _send(self, message: Any) -> None:
         assert self._process.stdin  # noqa: S101 - as above
