@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from imaging.pixel_bytes import PIXELS
+from imaging.values import told
 from protocol.errors import SettingsError
 
 Box = tuple[int, int, int, int]
@@ -134,13 +136,15 @@ def _no_image(clean: Dataset) -> Iterator[str]:
         and "Segmentation" not in UID(clean.SOPClassUID).name
     ):
         yield "it is not an image"
-    elif not any(keyword in clean for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    elif not clean.get("SOPInstanceUID"):
+        yield "it has no number of its own, SOPInstanceUID"
+    elif not any(keyword in clean for keyword in PIXELS):
         yield "it has no pixels"
 
 
 def _texts(original: Dataset) -> Iterator[str]:
-    modality = str(original.get("Modality", ""))
-    if original.get("BurnedInAnnotation") == "YES":
+    modality = told(original, "Modality")
+    if told(original, "BurnedInAnnotation") == "YES":
         yield "it says that text is burned into its pixels"
     if modality not in FREE_OF_TEXT or "ConversionType" in original:
         yield "images of its kind may have text burned into their pixels"
@@ -162,15 +166,15 @@ def _face(clean: Dataset) -> bool:
 
 
 def _meant(rule: Blackening, original: Dataset) -> bool:
-    return all(str(original.get(keyword, "")) == str(value) for keyword, value in rule.where.items())
+    return all(told(original, keyword) == str(value) for keyword, value in rule.where.items())
 
 
 def _blackened(clean: Dataset, rule: Blackening) -> str | None:
     """Blacken in place; say why not, where that is impossible."""
-    boxes = _regions(clean) if rule.outside_regions else rule.boxes
-    if not boxes:
+    if rule.outside_regions and "SequenceOfUltrasoundRegions" not in clean:
         return "the site's rule wants all outside its regions blackened, and it has none"
     try:
+        boxes = _regions(clean) if rule.outside_regions else rule.boxes
         pixels = _frames(clean)
         inside = np.zeros(pixels.shape[1:3], bool)
         for left, top, right, bottom in boxes:
@@ -191,7 +195,7 @@ def _regions(clean: Dataset) -> tuple[Box, ...]:
             each.RegionLocationMaxX1 + 1,
             each.RegionLocationMaxY1 + 1,
         )
-        for each in clean.get("SequenceOfUltrasoundRegions", [])
+        for each in clean.SequenceOfUltrasoundRegions
     )
 
 

@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from imaging.values import told
+
 _VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _LONGEST_MEANING = 64  # of the representation LO, PS3.5 6.2
 _FORMER = {"SNM3": "SRT", "99SDM": "SRT"}
@@ -25,8 +27,8 @@ def is_coded(item: Dataset) -> bool:
 
 def official(item: Dataset) -> Dataset:
     """Return a coded entry's value, scheme and meaning as the dictionaries have them."""
-    scheme = str(item.get("CodingSchemeDesignator", ""))
-    return entry(str(item.get("CodeValue", "")), _FORMER.get(scheme, scheme))
+    scheme = told(item, "CodingSchemeDesignator")
+    return entry(told(item, "CodeValue"), _FORMER.get(scheme, scheme))
 
 
 def entry(value: str, scheme: str) -> Dataset:

@@ -14,7 +14,7 @@ depth of nested sequences:
                            name
     codes                  with their official meanings, or none (`imaging/coded.py`)
     numbers, coded words   stay if they are what they should be (`imaging/values.py`)
-    private attributes     only listed numbers stay (option Retain Safe Private)
+    private attributes     only listed numbers stay (option Retain Safe Private), and how a mosaic's tiles lie
     preamble, file meta    written anew
     pixels                 text may be burned in (`imaging/burned_in.py`): quarantined, or blackened by a
                            site's rule; what else pixel data hold goes (`imaging/pixel_bytes.py`)
@@ -24,6 +24,7 @@ import re
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import zip_longest
@@ -42,7 +43,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from imaging import coded
+from imaging import coded, mosaic_header
 from imaging.burned_in import Blackening, Verdict, review
 from imaging.confidentiality import DENIED, EDITION, Action, rules, safe_private, words
 from imaging.dates import shifted_date, shifted_datetime, shifted_time
@@ -59,6 +60,7 @@ from imaging.values import (
     renewed,
     representations,
     text,
+    told,
 )
 
 DEEPEST = 12
@@ -137,22 +139,18 @@ def _quiet() -> Generator[None]:
 
 def _patient(dataset: Dataset, pseudonyms: Pseudonyms) -> Patient:
     identity = next(filter(None, _identities(dataset)), "")
-    names = [_text(dataset, k) for k in ("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs")]
+    names = [told(dataset, k) for k in ("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs")]
     own = frozenset(word.lower() for name in names for word in _WORD.findall(name) if len(word) > 1)
     return Patient(pseudonyms, pseudonyms.identifier("patient", identity), pseudonyms.offset(identity), own)
 
 
 def _identities(dataset: Dataset) -> Iterator[str]:
     """Yield what tells patients apart, best first; without a number or a name, each study is somebody."""
-    yield _text(dataset, "PatientID")
-    name, birth = _text(dataset, "PatientName").strip("^"), _text(dataset, "PatientBirthDate")
+    yield told(dataset, "PatientID")
+    name, birth = told(dataset, "PatientName").strip("^"), told(dataset, "PatientBirthDate")
     yield f"{name}\0{birth}" if name and birth else ""
-    yield _text(dataset, "StudyInstanceUID")
-    yield _text(dataset, "SOPInstanceUID")
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    return text(read(dataset, Tag(keyword)))
+    yield told(dataset, "StudyInstanceUID")
+    yield told(dataset, "SOPInstanceUID")
 
 
 # -- What stays of it -------------------------------------------------------------------------
@@ -165,7 +163,7 @@ def _kept(place: Place) -> Dataset:
         new = None if element is None else _rewritten(element, place)
         if new is not None:
             clean.add(new)
-    for element in _safe_private(place):
+    for element in (*_safe_private(place), *mosaic_header.tiles(place.dataset)):
         clean.add(element)
     return clean
 
@@ -186,7 +184,7 @@ def _keep(element: DataElement, place: Place) -> DataElement | None:
     if element.VR == "SQ":
         return _items(element, place)
     fits = is_sound(element, dictionary_VM(element.tag)) and not _is_named(element, place.patient)
-    return element if fits else None
+    return copy(element) if fits else None
 
 
 def _is_named(element: DataElement, patient: Patient) -> bool:
@@ -277,7 +275,7 @@ def _safe_private(place: Place) -> Iterator[DataElement]:
         element = read(place.dataset, tag) if multiplicity else None
         if element is not None and multiplicity and element.VR in NUMBERS and is_sound(element, multiplicity):
             yield DataElement(block, "LO", creator)
-            yield element
+            yield copy(element)
 
 
 # -- What is written anew ---------------------------------------------------------------------
@@ -294,11 +292,11 @@ def _file_meta(dataset: Dataset, clean: Dataset) -> FileMetaDataset:
 
 
 def _syntax(dataset: Dataset) -> UID:
-    told = UID(str(getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", "")))
+    named = UID(told(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
     implicit, little = dataset.original_encoding
     explicit = ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
     found = ImplicitVRLittleEndian if implicit else explicit
-    return told if told.type == "Transfer Syntax" else found
+    return named if named.type == "Transfer Syntax" else found
 
 
 def _declare(clean: Dataset, verdict: Verdict) -> None:

@@ -14,6 +14,7 @@ nobody else can try, and two sites' stand-ins for one patient do not match.
 import hmac
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
+from protocol import files
 from protocol.errors import SettingsError
 
 KEY_BYTES = 32
@@ -58,14 +60,15 @@ def read_pseudonyms(path: Path) -> Pseudonyms:
     """Read the site's key, 32 random bytes, or make it there once, for its owner alone (0600).
 
     Whoever loses it can still read what was de-identified, and can no longer add to it: the same patient
-    would get another name.
+    would get another name, and could be trained and tested on.
 
     Raises:
         SettingsError: the file cannot be read or made, or is not such a key.
     """
     try:
         if not path.exists():
-            _create(path)
+            with suppress(FileExistsError):  # whoever comes second takes the first one's
+                files.create(path, os.urandom(KEY_BYTES))
         key = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path}: cannot use this key ({error.strerror}): make it readable") from error
@@ -74,19 +77,3 @@ def read_pseudonyms(path: Path) -> Pseudonyms:
             f"{path}: a key has {KEY_BYTES} bytes, this has {len(key)}: restore it from a backup"
         )
     return Pseudonyms(key)
-
-
-def _create(path: Path) -> None:
-    """Whole or not at all, and whoever comes second takes the first one's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(os.urandom(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        path.hardlink_to(fresh)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()

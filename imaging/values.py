@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 NUMBERS = {"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"}
@@ -56,6 +56,11 @@ def listed(element: DataElement | None) -> list[Any]:
 def text(element: DataElement | None) -> str:
     """Return an element's values as DICOM writes them: with backslashes in between."""
     return "\\".join(map(str, listed(element))).strip()
+
+
+def told(dataset: Dataset, keyword: str) -> str:
+    """Return what a dataset says under `keyword`; an empty text where it says nothing that can be read."""
+    return text(read(dataset, Tag(keyword)))
 
 
 def representations(element: DataElement) -> list[str]:

@@ -1,6 +1,7 @@
 """Nothing that identifies gets out: not from any attribute, at any depth, in any guise."""
 
 import logging
+import struct
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from imaging import deidentify as module
+from imaging.burned_in import Blackening
 from imaging.confidentiality import rules, safe_private, table, words
 from imaging.deidentify import DEEPEST, Place, deidentify
 from imaging.pseudonyms import DAY, Pseudonyms
@@ -272,12 +274,16 @@ def test_what_was_done_is_declared() -> None:
 
 
 def test_the_original_is_left_alone() -> None:
-    original = image()
+    """Even where pixels are cut and blackened."""
+    original = image(BurnedInAnnotation="YES")
+    original.PixelData += MARK.encode()
     before = written(original)
 
-    deidentify(original, KEY)
+    clean, verdict = deidentify(original, KEY, (Blackening({"Modality": "MR"}, boxes=((0, 0, 2, 2),)),))
 
     assert written(original) == before
+    assert verdict.blackened
+    assert clean.PixelData != original.PixelData[: len(clean.PixelData)]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +354,20 @@ def test_sequences_deeper_than_images_have_are_removed() -> None:
     cleaned = [deidentify(dataset, KEY)[0] for dataset in inner]
 
     assert [any(e.keyword == "Modality" for e in every_element(c)) for c in cleaned] == [True, False, False]
+
+
+def test_a_file_of_three_thousand_levels_is_no_trouble() -> None:
+    """Each level has its length, so that pydicom reads them one by one, and without end."""
+    inner = b""
+    for _ in range(3000):
+        item = struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
+        inner = struct.pack("<HH2sHL", 0x5200, 0x9229, b"SQ", 0, len(item)) + item
+    data = written(image())
+    pixels = data.index(struct.pack("<HH", 0x7FE0, 0x0010))
+
+    clean, _ = deidentify(read(data[:pixels] + inner + data[pixels:]), KEY)
+
+    assert len(written(clean)) < 2000
 
 
 def told_by_pydicom(caplog: pytest.LogCaptureFixture) -> bool:

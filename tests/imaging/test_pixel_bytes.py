@@ -9,6 +9,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from imaging.deidentify import deidentify
+from imaging.segments import silenced
 from tests.imaging.identified import KEY, image, read, shipped, written
 from tests.imaging.test_segments import FRAMES, SECRET, decoded
 
@@ -30,6 +31,14 @@ def test_what_stands_behind_the_pixels_is_cut_off() -> None:
     original.PixelData += SECRET + b" "
 
     assert clean(original).PixelData == image().PixelData
+
+
+def test_numbers_with_fractions_are_cut_off_too() -> None:
+    """Of a parametric map, say; an image has one of three kinds of pixels."""
+    original = image(BitsAllocated=32, FloatPixelData=bytes(4 * 24) + SECRET + b" ")
+    del original.PixelData
+
+    assert clean(original).FloatPixelData == bytes(4 * 24)
 
 
 def test_one_byte_of_padding_stays() -> None:
@@ -94,6 +103,14 @@ def test_real_compressed_pixels_stay(name: str) -> None:
     original = shipped(name)
 
     np.testing.assert_array_equal(pixels(deidentify(original, KEY)[0]), original.pixel_array)
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "JPEGLSNearLossless_16.dcm"])
+def test_streams_that_say_nothing_stay_to_the_byte(name: str) -> None:
+    """JPEG-LS, which Pillow does not read."""
+    frame = next(generate_frames(shipped(name).PixelData, number_of_frames=1))
+
+    assert silenced(frame) == frame
 
 
 @pytest.mark.parametrize(
