@@ -148,6 +148,7 @@ def _limit(needed: int) -> None:
 
 def main() -> None:
     """Serve the parent; whatever a library prints goes nowhere."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dying decoder must not leave a patient on the disk
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     serve(sys.stdin.buffer, answers)

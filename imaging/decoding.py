@@ -42,19 +42,20 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
     Raises:
         DicomError: as `imaging.pixels.read_pixels`.
     """
-    header, there = read_header(path), path.stat().st_size
-    shape, size = _shape(header), _bytes(header)
+    with failures(Reason.UNREADABLE):
+        (shape, size), there = _claimed(read_header(path)), path.stat().st_size
     if size > MOST_PIXELS or size > max(ALWAYS_ALLOWED, MOST_RATIO * there):
-        raise DicomError(Reason.TOO_LARGE, f"its pixels would take {size // MIB} MiB of {there // MIB}")
+        raise DicomError(Reason.TOO_LARGE, f"a file of {there // MIB} MiB claims {size // MIB} MiB of pixels")
     most = MOST_HEADER + 2 * size  # nothing that is encoded in good faith grows
     expect(2 * size + 2 * min(most, there))
     dataset = read_whole(path, most)
-    if is_encoded(header):
+    if is_encoded(dataset):
         with failures(Reason.UNKNOWN_SYNTAX):
-            get_decoder(header.file_meta.TransferSyntaxUID)
+            get_decoder(dataset.file_meta.TransferSyntaxUID)
     with failures(Reason.BAD_PIXELS):
         _check(dataset, shape, size)
-        return pixel_array(dataset, raw=len(shape) == 3, allow_excess_frames=False).reshape(shape)  # noqa: PLR2004 - colour as RGB
+        grey = len(shape) == 3  # noqa: PLR2004 - frames, rows, columns; colour is brought to RGB
+        return pixel_array(dataset, raw=grey, allow_excess_frames=False).reshape(shape)
 
 
 NATIVE = (
@@ -70,8 +71,8 @@ def is_encoded(header: Dataset) -> bool:
     return header.file_meta.TransferSyntaxUID not in NATIVE
 
 
-def _shape(header: Dataset) -> tuple[int, ...]:
-    """Return the shape that the header claims."""
+def _claimed(header: Dataset) -> tuple[tuple[int, ...], int]:
+    """Return the shape that a header claims, and how many bytes that would be."""
     if not all(text(header, keyword) for keyword in ("Rows", "Columns", "BitsAllocated")):
         raise DicomError(Reason.NO_PIXELS, "it has no image")
     shape = (
@@ -80,11 +81,8 @@ def _shape(header: Dataset) -> tuple[int, ...]:
         _positive(header, "Columns", MOST_SIDE),
     )
     samples = _positive(header, "SamplesPerPixel", MOST_SAMPLES, 1)
-    return shape if samples == 1 else (*shape, samples)
-
-
-def _bytes(header: Dataset) -> int:
-    return math.prod(_shape(header)) * _positive(header, "BitsAllocated", MOST_BITS) // 8
+    size = math.prod(shape) * samples * _positive(header, "BitsAllocated", MOST_BITS) // 8
+    return (shape if samples == 1 else (*shape, samples)), size
 
 
 def _positive(header: Dataset, keyword: str, most: int, default: int | None = None) -> int:

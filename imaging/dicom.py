@@ -100,6 +100,8 @@ def private_items(header: Dataset, group: int, creator: str, element: int) -> li
 
 
 def _private(header: Dataset, group: int, creator: str, element: int) -> Any:
+    if all(tag >> 16 != group for tag in header.keys()):  # noqa: SIM118 - the values would be decoded
+        return None
     try:
         with quiet():
             return header.private_block(group, creator)[element].value
@@ -113,6 +115,8 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _values(header: Dataset, keyword: str) -> list[Any]:
+    if keyword not in header:
+        return []
     with quiet():
         try:
             return _listed(header.get(keyword))

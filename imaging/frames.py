@@ -33,6 +33,7 @@ with warnings.catch_warnings():
     from nibabel.nicom import csareader
 
 MOST_TILES = 1024
+FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,8 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
         )
     if not text(header, "SeriesInstanceUID"):
         raise DicomError(Reason.NO_SERIES, "it names no series that it belongs to")
-    count, groups = (
-        int(number(header, "NumberOfFrames") or 1),
-        items(header, "PerFrameFunctionalGroupsSequence"),
-    )
+    count = max(1, int(number(header, "NumberOfFrames") or 1))
+    groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
         return [
             _frame(header, path, index, places(header, index)) for index in range(min(count, len(groups)))
@@ -130,8 +129,10 @@ def _frame(header: Dataset, path: Path, index: int, where: Sequence[Dataset]) ->
 
     position, orientation = find("ImagePositionPatient", 3), find("ImageOrientationPatient", 6)
     spacing = find("PixelSpacing", 2)
-    if position is None or orientation is None or spacing is None or min(spacing) <= 0:
+    if position is None or orientation is None or spacing is None:
         raise DicomError(Reason.NO_GEOMETRY, "it does not say where its image lies in the patient")
+    if min(spacing) <= 0 or max(*spacing, *map(abs, position)) > FARTHEST_MM:
+        raise DicomError(Reason.NO_GEOMETRY, "its image lies nowhere near a patient")
     across, down = _axes(orientation)
     step, thickness = one("SpacingBetweenSlices"), one("SliceThickness")
     slope = one("RescaleSlope")

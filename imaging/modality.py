@@ -36,7 +36,7 @@ LEAST = 0.5
 CERTAIN = 0.95
 """The confidence of a rule that decides alone."""
 LONGEST_MS = 100_000.0
-MOST_WORDS = 40
+MOST_WORDS, LONGEST = 40, 1024
 
 Share = Annotated[float, Rule("between 0 and 1", lambda share: 0 < share < 1)]
 Patterns = tuple[str, ...]
@@ -207,7 +207,7 @@ _NOT_GIVEN = frozenset({"", "no", "none", "n", "without", "0", "unenhanced"})
 
 def _texts(where: list[Dataset], keyword: str) -> tuple[str, ...]:
     found = next((found for each in where if (found := text(each, keyword))), "")
-    return tuple(value.strip().casefold() for value in found.split("\\") if value.strip())
+    return tuple(value.strip().casefold() for value in found[:LONGEST].split("\\") if value.strip())
 
 
 def _number(where: list[Dataset], *keywords: str) -> float | None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging.decoding import Pixels
-from imaging.dicom import read_header
+from imaging.dicom import failures, read_header
 from imaging.frames import Frame, frames
 from imaging.pixels import read_pixels
 from imaging.reasons import Reason
@@ -32,7 +32,7 @@ from imaging.volume import LPS_TO_RAS, Affine, Vector, Volume
 from protocol.errors import DicomError
 
 SAME_PLACE_MM = 0.01
-SAME_AXIS = 1e-3
+SAME_GRID = 1e-3
 UNEVEN_MM, UNEVEN_SHARE = 0.05, 0.02
 """How far a step may be from the others', as positions are written with few digits."""
 SKIPPED = 1.5
@@ -62,7 +62,8 @@ def collect(paths: Iterable[Path], refuse: Refuse) -> list[Stack]:
     series: defaultdict[str, list[Frame]] = defaultdict(list)
     for path in paths:
         try:
-            found = frames(read_header(path), path)
+            with failures(Reason.UNREADABLE):
+                found = frames(read_header(path), path)
         except DicomError as error:
             refuse(path, error)
             continue
@@ -84,10 +85,15 @@ def read_volume(stack: Stack) -> Volume:
     Raises:
         DicomError: REPEATED_SLICES, MISSING_SLICES, UNEVEN_SLICES, or what `read_pixels` raises.
     """
-    affine = LPS_TO_RAS @ geometry(stack)
-    values = np.empty((stack.frames[0].columns, stack.frames[0].rows, len(stack.frames)), np.float32)
-    for z, image in _images(stack):
-        values[:, :, z] = image.T
+    affine, first = LPS_TO_RAS @ geometry(stack), stack.frames[0]
+    with failures(Reason.BAD_PIXELS), np.errstate(over="ignore", invalid="ignore"):
+        values = np.empty((first.columns, first.rows, len(stack.frames)), np.float32)
+        for z, image in _images(stack):
+            values[:, :, z] = image.T
+    if not np.isfinite(values).all():
+        raise DicomError(
+            Reason.BAD_PIXELS, "it holds values that are not finite, or larger than any scanner's"
+        )
     return Volume(values, affine)
 
 
@@ -109,24 +115,18 @@ def geometry(stack: Stack) -> Affine:
 # -- Frames to stacks ------------------------------------------------------------------------
 
 
-def _same_grid(one: Frame, other: Frame) -> bool:
-    """Tell whether two frames could be slices of one volume by size, pixel spacing and orientation."""
-    axes = np.abs([one.across - other.across, one.down - other.down]).max()
-    spacing = np.abs(np.subtract(one.spacing_mm, other.spacing_mm)).max()
-    return bool(
-        (one.rows, one.columns) == (other.rows, other.columns) and axes < SAME_AXIS and spacing < SAME_AXIS
-    )
-
-
 def _clustered(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Group frames by grid, each with the first that has the same: rounded keys would split at edges."""
+    """Group frames by size, pixel spacing and orientation.
+
+    Each is compared with the first that is left, for rounded keys would split where digits turn over.
+    """
+    grids = np.array([(f.rows, f.columns, *f.spacing_mm, *f.across, *f.down) for f in frames])  # (n, 10)
     groups: list[list[Frame]] = []
-    for frame in frames:
-        home = next((group for group in groups if _same_grid(group[0], frame)), None)
-        if home is None:
-            groups.append([frame])
-        else:
-            home.append(frame)
+    left = np.arange(len(frames))
+    while len(left):
+        same = np.abs(grids[left] - grids[left[0]]).max(1) < SAME_GRID
+        groups.append([frames[place] for place in left[same]])
+        left = left[~same]
     return groups
 
 

@@ -20,9 +20,11 @@ from imaging.reasons import Reason
 from protocol.errors import DicomError
 
 MOST_DEEP = 64
-MOST_ELEMENTS = 250_000
-"""An enhanced series of 2,000 frames has some 150,000."""
-MOST_ITEMS = 60_000
+MOST_ELEMENTS, MOST_ITEMS = 200_000, 50_000
+"""An element counts once more for each of its values.
+
+Enhanced files have some 115 elements and 20 items a frame; so many are about 150 MiB as objects.
+"""
 
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
@@ -30,6 +32,8 @@ PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float, double and integer pixel data: where a header ends."""
 
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+_TEXTS = frozenset(b"AE AS CS DA DS DT IS LO PN SH TM UC UI".split())
+_NUMBERS = {b"US": 2, b"SS": 2, b"AT": 4, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"SV": 8, b"UV": 8}
 _SEQUENCES = frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
 
 
@@ -114,9 +118,17 @@ class _Walk:
             return self.sequence(at, length, end, implicit=implicit, depth=depth + 1)
         if length == UNDEFINED:
             return self.delimiter(at, end)
+        self.count(elements=self.values(tag, vr, at, length))
         if vr in {None, b"UN"} and (tag in _SEQUENCES or self.starts_with_item(at)):
             self.perhaps_sequence(at, length, depth=depth + 1)
         return at + length
+
+    def values(self, tag: int, vr: bytes | None, at: int, length: int) -> int:
+        """Count what one element becomes when it is asked for: texts are divided at backslashes."""
+        known = vr or DicomDictionary.get(tag, ("LO",))[0].encode()
+        if known in _NUMBERS:
+            return length // _NUMBERS[known]
+        return self.data.count(b"\\", at, at + length) if known in _TEXTS else 0
 
     def sequence(self, at: int, length: int, end: int, *, implicit: bool, depth: int) -> int:
         """Walk a sequence's items and return where it ends."""

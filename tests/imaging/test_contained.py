@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_one_worker_serves_file_after_file(good: Path) -> None:
 
     assert np.array_equal(contained.decode(good), VALUES[None])
     assert worker() == first
+
+
+def test_a_worker_that_dies_leaves_nothing_on_the_disk(good: Path) -> None:
+    """A core file would hold the patient's pixels."""
+    contained.decode(good)
+
+    limits = Path(f"/proc/{worker()}/limits").read_text(encoding="ascii")
+
+    assert re.search(r"Max core file size +0 +0 ", limits)
 
 
 def test_a_worker_that_dies_is_replaced(good: Path, tmp_path: Path) -> None:

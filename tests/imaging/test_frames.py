@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from imaging import frames as module
+from imaging.dicom import quiet
 from imaging.diffusion import b_value, direction
 from imaging.frames import frames
 from imaging.reasons import Reason
@@ -77,12 +78,24 @@ def test_a_frame_s_own_groups_come_before_the_shared_ones_and_the_header() -> No
         {"PixelSpacing": [-1, 1]},
         {"ImagePositionPatient": [0, 0]},
         {"NumberOfFrames": 3},
+        {"ImagePositionPatient": [0, 0, "1e300"]},
     ],
 )
 def test_a_header_that_does_not_place_its_image_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(DicomError) as caught:
         frames(sized(mr(0, **attributes)), NOWHERE)
     assert caught.value.reason == Reason.NO_GEOMETRY
+
+
+@pytest.mark.parametrize("count", [0, -5, "1e300"])
+def test_a_wrong_number_of_frames_makes_no_frames_of_nothing(count: int | str) -> None:
+    """An enhanced file has as many as it describes, and never none."""
+    header = sized(mr(0))
+    with quiet():
+        header.NumberOfFrames = count
+    header.PerFrameFunctionalGroupsSequence = Sequence([group(), group()])
+
+    assert 1 <= len(frames(header, NOWHERE)) <= 2
 
 
 # -- Mosaics ---------------------------------------------------------------------------------

@@ -258,6 +258,12 @@ def test_garbage_is_never_believed(attributes: dict[str, Any]) -> None:
     assert found.confidence < 0.6 or found.name == "screenshot"
 
 
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "ImageType", "SequenceName"])
+@pytest.mark.parametrize("long", ["t1" * 500_000, "T1\\" * 10_000, "t1 " * 500_000])
+def test_a_long_value_costs_no_more_than_its_beginning(keyword: str, long: str) -> None:
+    assert len(str(facts(header(**{keyword: long})))) < 20_000
+
+
 @given(st.text(max_size=300))
 def test_no_description_is_believed_alone(description: str) -> None:
     assert classify(header(SeriesDescription=description.replace("\\", " "))).confidence < 0.6

@@ -1,5 +1,6 @@
 """From files to volumes: what belongs together, in which order, where it lies, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,15 @@ def test_orientations_written_with_few_digits_are_one() -> None:
     assert not others
 
 
+def test_thousands_of_orientations_are_told_apart_in_no_time() -> None:
+    """A made-up series of them must not keep a site busy for hours."""
+    (frame,) = found(mr(0))[0].frames
+    angles = np.linspace(0, 3, 2000)
+    turned = [replace(frame, instance=str(a), across=np.array([np.cos(a), np.sin(a), 0])) for a in angles]
+
+    assert len(stacks(turned)) == len(turned)
+
+
 # -- What is refused -------------------------------------------------------------------------
 
 
@@ -264,6 +274,27 @@ def test_a_slice_alone_is_as_thick_as_it_says() -> None:
     (stack,) = found(mr(0, SpacingBetweenSlices=7))
 
     assert geometry(stack)[2, 2] == 7
+
+
+def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
+    """PET scanners use the whole range of the stored values in every slice."""
+    for z, slope in enumerate((1, 2, 0.5)):
+        header = mr(5.0 * z, RescaleSlope=slope, RescaleIntercept=-z)
+        write(tmp_path / f"{z}.dcm", header, np.full((4, 6), 10))
+
+    _, volume = volume_of(tmp_path)
+
+    assert volume.values[0, 0].tolist() == [10, 19, 3]
+
+
+@pytest.mark.parametrize("slope", ["1e300", "-1e38"])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, slope: str) -> None:
+    path = write(tmp_path / "x.dcm", mr(0, RescaleSlope=slope), np.full((4, 6), 30_000))
+    (stack,) = collect([path], never)
+
+    with pytest.raises(DicomError) as caught:
+        read_volume(stack)
+    assert caught.value.reason == Reason.BAD_PIXELS
 
 
 def test_pixels_that_changed_under_the_reader_are_refused(tmp_path: Path) -> None:

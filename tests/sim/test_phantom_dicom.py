@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import load
 from pydicom import dcmread
+from typer.testing import CliRunner
 
+import consilium
 from imaging.dicom import read_header
 from imaging.modality import classify
 from imaging.series import Stack, collect, read_volume
@@ -82,6 +84,16 @@ def test_pydicom_reads_the_files_by_itself(tmp_path: Path, vendor: str) -> None:
         dataset = dcmread(path)
         stored = dataset.pixel_array * dataset.get("RescaleSlope", 1) + dataset.get("RescaleIntercept", 0)
         assert (stored == 7).all()
+
+
+def test_the_command_line_writes_an_archive_beside_the_truth(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        consilium.cli,
+        ["sim", "phantom", f"{tmp_path}/truth", "--sites=1", "--patients=1", f"--dicom={tmp_path}/dicom"],
+    )
+
+    assert done.exit_code == 0, done.output
+    assert len(read(tmp_path / "dicom")) == len(MODALITIES)
 
 
 def test_what_cannot_be_stored_exactly_is_not_written(tmp_path: Path) -> None:
