@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from imaging.ingest.tables import PATIENT, Rows
+from imaging.sheets import PATIENT, Row
 from protocol import files
 from protocol.errors import DataError
 
@@ -25,6 +25,8 @@ NAME = "manifest.json"
 _LIBRARIES = ("numpy", "nibabel", "pydicom", "SimpleITK")
 
 Manifest = dict[str, Any]
+Rows = dict[str, Row]
+"""Patient's stand-in -> a table's other columns."""
 
 
 def write_manifest(

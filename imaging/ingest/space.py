@@ -102,11 +102,12 @@ def registered(moving: Volume, fixed: Volume) -> SimpleITK.Transform:
 
 def box(values: NDArray[np.float32], margin: tuple[int, ...]) -> Box:
     """Return where a scan is brighter than its mean, and `margin` voxels around it; all of a flat one."""
-    bright = np.argwhere(values > values.mean())
-    if not len(bright):
-        bright = np.array([[0, 0, 0], np.subtract(values.shape, 1)])
-    low, high = bright.min(0) - margin, bright.max(0) + margin + 1
-    x, y, z = (slice(max(0, int(a)), min(int(b), n)) for a, b, n in zip(low, high, values.shape, strict=True))
+    bright = values > values.mean() if np.ptp(values) else np.ones(values.shape, bool)
+    planes = [bright.any(axis=others).nonzero()[0] for others in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (
+        slice(max(0, int(found[0]) - wide), min(int(found[-1]) + wide + 1, length))
+        for found, wide, length in zip(planes, margin, values.shape, strict=True)
+    )
     return x, y, z
 
 

@@ -7,12 +7,9 @@ import re
 from pathlib import Path
 
 from imaging.ingest.desk import Desk
-from imaging.sheets import number, read_sheet
+from imaging.ingest.manifest import Rows
+from imaging.sheets import PATIENT, Row, number, read_sheet
 from protocol.errors import DataError
-
-PATIENT = "patient"
-Rows = dict[str, dict[str, str]]
-"""Patient's stand-in -> column -> number, as text."""
 
 _COLUMN = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 
@@ -30,7 +27,7 @@ def read_table(desk: Desk, path: Path) -> Rows:
     return {desk.patient(row[PATIENT]): _numbers(row) for row in rows if row[PATIENT].strip()}
 
 
-def _numbers(row: dict[str, str]) -> dict[str, str]:
+def _numbers(row: Row) -> Row:
     cells = {column: (cell or "").strip() for column, cell in row.items() if column != PATIENT}
     for column, cell in cells.items():
         if cell:
