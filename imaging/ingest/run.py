@@ -18,7 +18,7 @@ from imaging.ingest.tables import read_table
 from imaging.ingest.walk import Entry, opened, walk
 from imaging.ingest.workers import through
 from imaging.quality import write_report
-from protocol.errors import DataError, DicomError
+from protocol.errors import DataError, DicomError, SettingsError
 
 FILES_A_PIECE = 32
 NOT_TAKEN = "not_taken"
@@ -35,8 +35,15 @@ def ingest(
 
     Raises:
         DataError: a source is not there.
-        SettingsError: another run of this cohort is going on.
+        SettingsError: another run of this cohort is going on, or its folder cannot be written.
     """
+    try:
+        return _ingest(sources, desk, workers, watch, rebuild=rebuild)
+    except OSError as error:  # without its path, which may be a patient's
+        raise SettingsError(f"{desk.folder}: {error.strerror}: make room, and run it again") from None
+
+
+def _ingest(sources: Iterable[Path], desk: Desk, workers: int, watch: Watch, *, rebuild: bool) -> Manifest:
     desk.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with opened_journal(desk.folder) as journal:
         shutil.rmtree(desk.work, ignore_errors=True)

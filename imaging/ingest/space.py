@@ -103,7 +103,7 @@ def registered(moving: Volume, fixed: Volume) -> SimpleITK.Transform:
 def box(values: NDArray[np.float32], margin: tuple[int, ...]) -> Box:
     """Return where a scan is brighter than its mean, and `margin` voxels around it; all of a flat one."""
     bright = values > values.mean() if np.ptp(values) else np.ones(values.shape, bool)
-    planes = [bright.any(axis=others).nonzero()[0] for others in ((1, 2), (0, 2), (0, 1))]
+    planes = [np.flatnonzero(bright.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     x, y, z = (
         slice(max(0, int(found[0]) - wide), min(int(found[-1]) + wide + 1, length))
         for found, wide, length in zip(planes, margin, values.shape, strict=True)

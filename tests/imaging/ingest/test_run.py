@@ -158,7 +158,17 @@ def test_one_bad_study_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "ZeroDivisionError while" in (at.folder / "quality.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("instant", [("reading", 1), ("reading", 5), ("building", 1), ("building", 3)])
+@pytest.mark.parametrize(
+    "instant",
+    [
+        ("building", 1),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (("reading", 1), ("reading", 5), ("building", 3))
+        ),
+    ],
+    ids=str,
+)
 def test_killed_anywhere_the_next_run_ends_with_the_same_bytes(
     export: Path, whole: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: tuple[str, int]
 ) -> None:
@@ -201,6 +211,24 @@ def test_a_verdict_of_the_moment_is_not_for_ever(tmp_path: Path, monkeypatch: py
 def test_two_runs_of_one_cohort_do_not_meet(whole: Desk, export: Path) -> None:
     with opened_journal(whole.folder), pytest.raises(SettingsError, match="another ingest"):
         brought([export], whole)
+
+
+def test_a_disk_that_is_full_is_said_without_a_path(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no file is blamed: the next run reads it."""
+
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    at = desk(tmp_path / "home")
+    with monkeypatch.context() as patch, pytest.raises(SettingsError, match="No space left") as caught:
+        patch.setattr("imaging.ingest.admit.files.write", full)
+        brought([export], at)
+    assert ".clean" not in str(caught.value)
+    assert verdicts(at) == {"table": 1}
+
+    assert len(brought([export], at)["patients"]) == 4
 
 
 def test_a_digest_tells_its_file_to_whoever_has_the_key(whole: Desk, export: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ def ramp(affine: Affine, shape: tuple[int, ...] = SHAPE) -> Volume:
     return Volume((places(shape, affine) @ SLOPE).astype(np.float32), affine)
 
 
+@settings(max_examples=25)
 @given(st.permutations(range(3)), st.tuples(*[st.sampled_from((1, -1))] * 3), st.floats(-40, 40))
 def test_turned_axes_hold_the_same_values_in_the_same_places(
     order: list[int], signs: tuple[int, ...], degrees: float
