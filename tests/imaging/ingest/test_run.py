@@ -222,9 +222,10 @@ def test_a_disk_that_is_full_is_said_without_a_path(
         raise OSError(28, "No space left on device", str(path))
 
     at = desk(tmp_path / "home")
-    with monkeypatch.context() as patch, pytest.raises(SettingsError, match="No space left") as caught:
+    with monkeypatch.context() as patch:
         patch.setattr("imaging.ingest.admit.files.write", full)
-        brought([export], at)
+        with pytest.raises(SettingsError, match="No space left") as caught:
+            brought([export], at)
     assert ".clean" not in str(caught.value)
     assert verdicts(at) == {"table": 1}
 
