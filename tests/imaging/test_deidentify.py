@@ -374,9 +374,7 @@ def told_by_pydicom(caplog: pytest.LogCaptureFixture) -> bool:
     """Whether the log quotes a value that is not what it should be."""
     with config.disable_value_validation():
         data = written(image(StudyInstanceUID=f"not a UID {MARK}"))
-    with caplog.at_level(
-        logging.WARNING, config.logger.name
-    ):  # which reading by `imaging.dicom` has silenced
+    with caplog.at_level(logging.WARNING, config.logger.name):  # `imaging.dicom` has silenced it
         deidentify(read(data), KEY)
     return MARK in caplog.text
 
