@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imaging.burned_in import Blackening, read_blackenings
+from imaging.ingest import journal
 from imaging.ingest.settings import Method, read_method
 from imaging.ingest.walk import Entry
 from imaging.pseudonyms import Pseudonyms, read_pseudonyms
+from protocol.errors import SettingsError
 
 CLEAN, WORK = ".clean", ".work"
 
@@ -24,11 +26,12 @@ class Desk:
 
     @staticmethod
     def at(folder: str, key: str, settings: str | None = None, blackenings: str | None = None) -> "Desk":
-        """Read the files at these paths; the key is made if it is not there.
+        """Read the files at these paths; the key is made if there is neither it nor any cohort.
 
         Raises:
-            SettingsError: one of them cannot be read, or is wrong.
+            SettingsError: one of them cannot be read, or is wrong, or the key of a cohort is lost.
         """
+        _require_key(Path(key), Path(folder).parent)
         method, rules = _optional(settings), _optional(blackenings)
         return Desk(
             Path(folder),
@@ -63,6 +66,12 @@ class Desk:
     def work(self) -> Path:
         """Return the folder for what is unpacked and half built; a run empties it."""
         return self.folder / WORK
+
+
+def _require_key(key: Path, cohorts: Path) -> None:
+    """Refuse a new key beside old cohorts: in them a patient would have two names, one a side of a split."""
+    if not key.exists() and any(cohorts.glob(f"*/{journal.NAME}")):
+        raise SettingsError(f"{key}: is missing, and cohorts were made with it: restore it from a backup")
 
 
 def _sound(patient: str) -> str:

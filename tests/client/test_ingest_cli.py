@@ -55,3 +55,19 @@ def test_what_is_wrong_is_said_before_anything_is_read(
     assert isinstance(result.exception, error)
     assert not (tmp_path / "home" / "cohorts" / "brain" / "manifest.json").exists()
     assert not (tmp_path / "home" / "elsewhere").exists()
+
+
+def test_a_lost_key_is_not_replaced_where_a_cohort_was_made_with_it(scan: Path, tmp_path: Path) -> None:
+    """Neither for that cohort nor for another: a patient's two names could be trained and tested on."""
+    home = SiteHome(tmp_path / "home")
+    run(home.folder, tmp_path / "pacs", "--cohort", "brain")
+    key = home.pseudonyms.read_bytes()
+    home.pseudonyms.unlink()
+    for cohort in ("brain", "chest"):
+        result = run(home.folder, tmp_path / "pacs", "--cohort", cohort)
+        assert isinstance(result.exception, SettingsError)
+        assert "restore it from a backup" in str(result.exception)
+        assert not home.pseudonyms.exists()
+
+    home.pseudonyms.write_bytes(key)
+    assert "version 1" in run(home.folder, tmp_path / "pacs", "--cohort", "brain").output
