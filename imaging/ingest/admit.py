@@ -1,13 +1,15 @@
 """One file: may it be in the cohort, whose is it, and a de-identified copy of it.
 
     DICOM         read within bounds, de-identified, judged: a copy that holds nothing else
-    NIfTI         values and affine alone; the patient is the folder that it lies in
-                  (BIDS: the `sub-...` folder), the modality the last word of its name
+    NIfTI         values and affine alone; the patient is the folder that it lies in (BIDS: `sub-...`, with
+                  a study for each `ses-...`; BraTS: with a study for each time point), the modality the
+                  last word of its name
 
 What is not admitted has one word as verdict and a sentence that names no patient. Whatever a file does to
 a parser is that file's failure alone; a disk that is full is nobody's, and ends the run.
 """
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pydicom.dataset import Dataset
 from imaging.deidentify import deidentify, patient_of
 from imaging.dicom import failures, quiet, read_whole, text
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import ADMITTED, CRASHED, FileRow
+from imaging.ingest.journal import ADMITTED, CRASHED, MAY_IDENTIFY, NO_MODALITY, FileRow
 from imaging.ingest.settings import Method
 from imaging.ingest.walk import Entry, opened
 from imaging.reasons import Reason
@@ -26,7 +28,6 @@ from protocol import files
 from protocol.errors import DicomError
 
 NIFTI = (".nii", ".nii.gz")
-MAY_IDENTIFY, NO_MODALITY = "may_identify", "no_modality"
 MOST_VOXELS = 2**28
 """Of one volume: 1 GiB as float32."""
 
@@ -84,7 +85,8 @@ def _written(clean: Dataset) -> bytes:
 
 def _nifti(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
     """Return verdict, why, patient and instance; what is admitted has a copy then."""
-    name, patient = nifti_name(desk.method, entry.parts[-1]), desk.patient(_folder(entry))
+    name, (number, visit) = nifti_name(desk.method, entry.parts[-1]), whose(entry)
+    patient = desk.patient(number)
     with failures(Reason.UNREADABLE):
         image = nifti1.load(path)
         if len(image.shape) != 3 or np.prod(image.shape, dtype=float) > MOST_VOXELS:  # noqa: PLR2004
@@ -94,14 +96,18 @@ def _nifti(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
             raise DicomError(Reason.BAD_PIXELS, "it holds NaN or infinite values; repair it")
         copy = nifti1.Nifti1Image(values, image.affine).to_bytes()
     digest = desk.digest(entry)
-    files.write(desk.clean(patient) / f"{digest}.{name}.nii", copy)
+    study = desk.pseudonyms.identifier("study", f"{number} {visit}") if visit else ""
+    files.write(desk.clean(patient) / f"{digest}.{name}.{study}.nii", copy)
     return ADMITTED, "", patient, digest
 
 
 def nifti_name(method: Method, file: str) -> str:
     """Return which modality or label map a file's name says; another word may be a person's."""
-    word = file.partition(".")[0].rpartition("_")[2].lower()
+    stem = file.partition(".")[0].lower()
+    word = re.split("[_-]", stem)[-1]
     name = method.settings.names.get(word, word)
+    if name == "t1" and re.search("(^|_)ce-", stem):  # BIDS: with a contrast agent
+        name = "t1c"
     if name not in method.names and name not in method.settings.masks:
         raise DicomError(
             NO_MODALITY, "its name ends in no modality and no label map: see names in ingest.yaml"
@@ -109,6 +115,10 @@ def nifti_name(method: Method, file: str) -> str:
     return name
 
 
-def _folder(entry: Entry) -> str:
-    above = entry.parts[:-1]
-    return next((part[4:] for part in reversed(above) if part.startswith("sub-")), above[-1])
+def whose(entry: Entry) -> tuple[str, str]:
+    """Return the patient's number and the visit's that the folders above a file name; no visit: empty."""
+    above = entry.parts[-2::-1]
+    folder = next((part[4:] for part in above if part.startswith("sub-")), above[0])
+    visit = next((part[4:] for part in above if part.startswith("ses-")), "")
+    brats = re.fullmatch(r"(BraTS-\w+-\d+)-(\d+)", folder)
+    return (brats[1], brats[2]) if brats else (folder, visit)
