@@ -44,6 +44,7 @@ from protocol.recipe import (
     NotNegative,
     Positive,
     Recipe,
+    Secure,
     check_parts,
     dump_recipe,
     parse_cached,
@@ -109,7 +110,9 @@ class Floor:
 
     `largest_epsilon_run` bounds what one run may cost a patient, `largest_epsilon_cohort` what all runs
     together may; both hold at a delta of at most `largest_delta`, which is also the delta of a recipe that
-    names none.
+    names none. `least_colluders` is about noise that is split over sites (`privacy.split`): how many of the
+    sites in a sum may show each other and the coordinator all they know while epsilon holds; null: noise
+    is not split here.
     """
 
     required: bool = True
@@ -118,6 +121,7 @@ class Floor:
     largest_epsilon_run: Positive | None = 4.0
     largest_epsilon_cohort: Positive | None = 8.0
     largest_delta: Inside | None = 1e-5
+    least_colluders: Count | None = None
 
     def delta(self, recipe: Recipe, patients: int) -> float:
         """Return the recipe's delta, else the policy's, else a tenth of one in `patients`."""
@@ -206,6 +210,7 @@ OPEN = Policy(
         largest_epsilon_run=None,
         largest_epsilon_cohort=None,
         largest_delta=None,
+        least_colluders=1,
     ),
     EXACT,
     Leaves(metrics=("*",), scores_in_steps_of=None, loss=True, largest_message_bytes=None),
@@ -338,10 +343,27 @@ def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
     least, noise = floor.least_noise_multiplier, asked.noise_multiplier
     if noise is not None and noise < least:
         yield f"privacy.noise_multiplier: {noise:g} is below privacy.least_noise_multiplier {least:g}"
+    yield from _too_trusting(floor, recipe.secure)
     try:
         build_objectives(recipe)
     except PrivacyError as error:  # an objective that couples patients
         yield str(error)
+
+
+def _too_trusting(floor: Floor, secure: Secure) -> Iterator[str]:
+    """Yield why noise that other sites add does not count here."""
+    if secure.noise_over is None:
+        return
+    if floor.least_colluders is None:
+        yield (
+            "privacy.least_colluders: null, this site counts on its own noise alone, and secure.noise_over "
+            f"leaves {secure.noise_over - 1} of {secure.noise_over} shares to others"
+        )
+    elif (most := secure.fewest - secure.noise_over) < floor.least_colluders:
+        yield (
+            f"secure.noise_over: with {secure.fewest} contributors it withstands {most} colluding sites, "
+            f"below privacy.least_colluders {floor.least_colluders}"
+        )
 
 
 def _above(key: str, asked: float | None, limit: str, most: float | None) -> Iterator[str]:

@@ -7,7 +7,8 @@
     release    the last look; then the ledger keeps the reply, and it leaves
 
 A gradient comes from one of two sources with one shape: `plain` (the batch's mean loss) or
-`private` (per-patient clipped, summed, noised). The rest of the loop cannot tell.
+`private` (per-patient clipped, summed, noised). The rest of the loop cannot tell. Where noise is split over
+the sites (`privacy.split`) there is no walk: the clipped sum of one step leaves, with a share of the noise.
 """
 
 import math
@@ -31,6 +32,7 @@ from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
 from privacy.ftrl import Stream, stream
 from privacy.noise import SecureGenerator
+from privacy.split import split_of
 from protocol.batch import Batch
 from protocol.errors import DataError, PrivacyError
 from protocol.groups import PRIVATE
@@ -49,7 +51,7 @@ def train(site: Site, task: Task) -> Reply:
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
-    return paid(standardised(site, task), task, _round)
+    return paid(standardised(site, task), task, _round if split_of(site.recipe) is None else _summed)
 
 
 def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
@@ -66,6 +68,30 @@ def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
     if spending is None:
         facts["loss"] = loss
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _summed(site: Site, task: Task, spending: Spending | None) -> Reply:
+    """Answer with integers: the clipped sum of one step, and this site's share of the noise on it."""
+    started = time.perf_counter()
+    split, generator, groups = split_of(site.recipe), SecureGenerator(), trained(site)
+    if split is None or spending is None:
+        raise PrivacyError("secure.noise_over splits the noise of privacy: there is none here")
+    site.flat.load(_moved(task.vectors, site.settings.device))
+    _noiseless(site, spending)
+    deltas = {group: split.encode(site.flat.grads[group].cpu(), generator) for group in groups}
+    counts = dict.fromkeys(groups, site.policy.counts.rounded(len(spending.cases_of)))
+    update = release(Update(deltas, counts, 1.0), counts, site.policy.leaves)
+    facts = {"seconds": time.perf_counter() - started}
+    return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _noiseless(site: Site, spending: Spending) -> None:
+    """Leave the clipped sum of one Poisson sample in `flat.grads`: nothing covers it yet."""
+    bare = replace(spending, event=replace(spending.event, noise_multiplier=0.0), expected_batch=1.0)
+    site.flat.train_only(trained(site))
+    site.flat.model.train()
+    for _ in private(site, bare):
+        pass
 
 
 def _moved(vectors: Vectors, device: str) -> Vectors:

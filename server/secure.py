@@ -24,6 +24,7 @@ from privacy.secagg.fixed import Grid
 from privacy.secagg.masks import Words
 from privacy.secagg.site import Revealed, read_revealed
 from privacy.secagg.terms import read_advert, terms_of
+from privacy.split import split_of
 from protocol.errors import AdmissionError, PrivacyError, QuorumError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -33,7 +34,7 @@ from server.record import SiteRound
 from server.roster import Member
 from server.wire import Arrival, Wire
 
-TOLD = ("seconds", "epsilon", "epsilon_pld", "delta", "noise_multiplier")
+TOLD = ("seconds", "epsilon", "epsilon_pld", "epsilon_alone", "delta", "noise_multiplier")
 
 _REFUSED = (AdmissionError, PrivacyError, KeyError, TypeError, ValueError, AttributeError)
 
@@ -62,7 +63,7 @@ class SecureRound:
         self._deadline_s = recipe.roster.deadline_s
         self._enough = max(terms.threshold, recipe.roster.quorum)
         self._session = CoordinatorSession(terms, pins)
-        self._grid = Grid(secure.clip_value, secure.cases, len(roster))
+        self._grid = split_of(recipe) or Grid(secure.clip_value, secure.cases, len(roster))
         self._spare = spare
         self._sums: dict[str, Words] = {}
 

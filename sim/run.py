@@ -31,7 +31,6 @@ from server.book import Watch, write_atomically, write_recipe
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
-from strategies.catalogue import check_summed
 
 POOLED = "pooled"
 
@@ -53,7 +52,6 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     if launch.engine not in ENGINES:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
-    check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

@@ -11,14 +11,13 @@ from client import secure as client_secure
 from client.app import ANSWERS
 from client.site import Site
 from privacy.secagg.fixed import Grid
-from protocol.errors import PrivacyError, QuorumError, RecipeError
+from protocol.errors import PrivacyError, QuorumError
 from protocol.messages import Reply, Task
 from protocol.recipe import Part, Privacy, Roster, Secure, Training
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import unflatten
 from server.record import Round, SiteRound
-from strategies.catalogue import STRATEGIES, SUMMED, check_summed
 from tests.federation import recipe
 from tests.secure import PATIENTS, SecureFederation, dying, secure_recipe
 
@@ -268,18 +267,3 @@ def test_a_site_whose_update_is_nan_says_so_and_stays_out(
     assert south.status == "failed"
     assert "NaN or Inf" in south.reason
     assert all(bool(torch.isfinite(v).all()) for v in _final(federation).values())
-
-
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - set(SUMMED)))
-def test_a_strategy_that_looks_at_single_updates_is_refused(
-    federation: SecureFederation, strategy: str
-) -> None:
-    with pytest.raises(RecipeError, match=rf"^strategy: '{strategy}' needs each site's own update"):
-        federation.run(secure_recipe(strategy=Part(strategy)))
-
-
-@pytest.mark.parametrize("weights", ["uniform", "zero_fill"])
-def test_weights_that_need_single_updates_are_refused(weights: str) -> None:
-    with pytest.raises(RecipeError, match=r"^strategy\.weights: only 'count'"):
-        check_summed(secure_recipe(strategy=Part("fedavg", {"weights": weights})))
-    check_summed(recipe(strategy=Part("fedavg", {"weights": weights})))
