@@ -79,8 +79,9 @@ def _summed(site: Site, task: Task, spending: Spending | None) -> Reply:
     site.flat.load(_moved(task.vectors, site.settings.device))
     _noiseless(site, spending)
     deltas = {group: split.encode(site.flat.grads[group].cpu(), generator) for group in groups}
-    counts = dict.fromkeys(groups, site.policy.counts.rounded(len(spending.cases_of)))
-    update = release(Update(deltas, counts, 1.0), counts, site.policy.leaves)
+    patients = dict.fromkeys(site.owned, site.policy.counts.rounded(len(spending.cases_of)))
+    update = Update(deltas, {group: patients[group] for group in groups}, 1.0)
+    update = release(update, patients, site.policy.leaves)
     facts = {"seconds": time.perf_counter() - started}
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
 
