@@ -32,7 +32,7 @@ from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
 from privacy.ftrl import Stream, stream
 from privacy.noise import SecureGenerator
-from privacy.split import split_of
+from privacy.split import Split, split_of
 from protocol.batch import Batch
 from protocol.errors import DataError, PrivacyError
 from protocol.groups import PRIVATE
@@ -51,7 +51,8 @@ def train(site: Site, task: Task) -> Reply:
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
-    return paid(standardised(site, task), task, _round if split_of(site.recipe) is None else _summed)
+    split = split_of(site.recipe)
+    return paid(standardised(site, task), task, _round if split is None else partial(_summed, split))
 
 
 def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
@@ -70,12 +71,12 @@ def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
 
 
-def _summed(site: Site, task: Task, spending: Spending | None) -> Reply:
+def _summed(split: Split, site: Site, task: Task, spending: Spending | None) -> Reply:
     """Answer with integers: the clipped sum of one step, and this site's share of the noise on it."""
     started = time.perf_counter()
-    split, generator, groups = split_of(site.recipe), SecureGenerator(), trained(site)
-    if split is None or spending is None:
-        raise PrivacyError("secure.noise_over splits the noise of privacy: there is none here")
+    if spending is None:
+        raise PrivacyError("secure.noise_over splits the noise of privacy, and privacy.epsilon is null")
+    generator, groups = SecureGenerator(), trained(site)
     site.flat.load(_moved(task.vectors, site.settings.device))
     _noiseless(site, spending)
     deltas = {group: split.encode(site.flat.grads[group].cpu(), generator) for group in groups}

@@ -28,6 +28,8 @@ contributors, in units of a step (Poisson summation over the n - 1 fractions tha
 which a billion parameters and a million rounds leave far below any delta. A coarse step would not: the
 tests compute the divergence of rounded shares exactly and see it.
 
+s itself is a sum of float32, within the 1e-5 of clip_norm that every private step is held to.
+
 All of it holds for one step a round and the plain sum. Noise in each of several local steps, or
 an optimiser that is not linear, is another mechanism: recipes that ask for it are refused.
 """
