@@ -13,9 +13,9 @@ from typing import Any
 
 from privacy.heads import BOOKS, Head, countersign, from_plain, signed
 from privacy.keys import COORDINATOR_KEY, FEDERATION, Pins, Signer, read_pins, signer
+from protocol import files
 from protocol.errors import AdmissionError, CheckpointError
 from protocol.messages import HEADS, WITNESS, Reply
-from server.book import write_atomically
 
 FILE = "witness.json"
 
@@ -49,7 +49,7 @@ class Witness:
         for book in BOOKS:
             _require_onward(site, book, before[book], heads[book])
         self._seen[site] = reply.facts[HEADS]
-        write_atomically(self._path, json.dumps(self._seen, indent=1))
+        files.write_text(self._path, json.dumps(self._seen, indent=1))
 
 
 def open_witness(folder: Path) -> Witness | None:
