@@ -82,7 +82,7 @@ def _clipped_sum(wards: Wards, site: str, start: Vectors) -> dict[str, Tensor]:
     return total
 
 
-@pytest.mark.parametrize("gone", [(), ("south",)])
+@pytest.mark.parametrize("gone", [(), pytest.param(("south",), marks=pytest.mark.slow)])
 def test_without_its_noise_the_round_is_one_step_along_the_clipped_sum_of_all_patients(
     wards: Wards, monkeypatch: pytest.MonkeyPatch, gone: tuple[str, ...]
 ) -> None:
