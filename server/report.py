@@ -26,6 +26,7 @@ from server.scores import (
     unmeasured,
     worst,
 )
+from server.split import assumption
 from strategies.base import Promise, Strategy
 from strategies.catalogue import STRATEGIES
 
@@ -303,6 +304,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         "second table says in which form each leaves, where it does.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
+        *(tag("p", words) for words in assumption(recipe, {site: told[-1] for site, told in spent.items()})),
         _what_leaves(record),
     )
 
