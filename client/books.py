@@ -24,9 +24,13 @@ def require_witnessed(settings: Settings, task: Task) -> None:
 
     Raises:
         PrivacyError: if a book lacks a witnessed entry, or the word is not the coordinator's.
+        SettingsError: without the site's key.
     """
+    if settings.federation is None:
+        return
+    signer(settings.signing_key)  # nobody pays for an answer that cannot be signed
     word = task.facts.get(WITNESS)
-    if settings.federation is None or word is None:
+    if word is None:
         return
     heads = countersigned(read_pins(settings.federation).coordinator, settings.site, word)
     if heads is None:
@@ -53,10 +57,22 @@ def written_down(settings: Settings, task: Task, reply: Reply) -> Reply:
     return replace(reply, facts={**reply.facts, HEADS: sign(key, settings.site, heads)})
 
 
+def note(settings: Settings, what: str, decided: str, why: str) -> None:
+    """Write into the audit log what this site did or refused outside any task."""
+    entry = {
+        "at": _now(),
+        "asked": {"kind": what, "run": "", "round": 0},
+        "decided": decided,
+        "why": why,
+        "left": {"kind": "nothing", "bytes": 0, "sha256": ""},
+    }
+    audit.append(settings.books, signer(settings.signing_key), entry)
+
+
 def _entry(task: Task, reply: Reply) -> dict[str, Any]:
     digest, size = fingerprint(pack_reply(reply))
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": _now(),
         "asked": {
             "kind": task.kind,
             "run": task.run,
@@ -69,3 +85,7 @@ def _entry(task: Task, reply: Reply) -> dict[str, Any]:
         "why": ": ".join(reply.error) if reply.error else "",
         "left": {"kind": "error" if reply.error else task.kind, "bytes": size, "sha256": digest},
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
