@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, Message
 
 from client import app, books
 from client.books import require_witnessed, written_down
@@ -16,7 +16,7 @@ from privacy import audit, ledger
 from privacy.heads import Head, Heads, countersign, countersigned
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, make_signer
 from privacy.ledger import Cap, spending_from
-from protocol.errors import AdmissionError, PrivacyError
+from protocol.errors import AdmissionError, PrivacyError, WireError
 from protocol.messages import HEADS, WITNESS, Reply, Task, pack_task, unpack_reply
 from server.record import Round
 from server.witness import Witness, open_witness
@@ -24,6 +24,7 @@ from sim.inprocess import identify
 from sim.run import introduce
 from tests.federation import SITES, Federation, cohorts, recipe
 from tests.privacy.test_ledger import EVENT, ask
+from tests.zoo import forged_facts
 
 
 @pytest.fixture
@@ -131,6 +132,28 @@ def test_a_refusal_is_answered_and_written_down_with_its_reason(north: Settings)
     assert last["decided"] == "refused"
     assert last["why"].startswith("PrivacyError: the ledger here lacks entry 3")
     assert last["left"]["kind"] == "error"
+
+
+def test_a_message_that_is_no_task_is_written_down_too(north: Settings) -> None:
+    identify()
+    one_round(north, 1)
+    forged = forged_facts(pack_task(task(north, 2)))
+    unreadable = [name for name in forged if name.startswith(("text:", "version:", "records:"))]
+    for number, name in enumerate(unreadable, start=2):
+        with pytest.raises(WireError):
+            app.answer(Message(forged[name], 2, "train"), north)
+        *_, last = audit.read(north.books)
+        assert (last["n"], last["asked"]["kind"], last["decided"]) == (number, "unreadable", "refused")
+        assert last["why"]
+
+
+def test_what_a_stranger_makes_us_say_does_not_fill_the_log(north: Settings) -> None:
+    identify()
+    content = pack_task(task(north))
+    content["vectors"] = ArrayRecord({"g" * 10**6: Array("object", (1,), "none", b"")})
+    with pytest.raises(WireError):
+        app.answer(Message(content, 2, "train"), north)
+    assert (north.books / audit.FILE).stat().st_size < 5000
 
 
 def test_a_reply_that_cannot_be_written_down_does_not_leave(
