@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from imaging.cohort import Cohort, concatenate
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from imaging.splits import TEST, TRAIN
 from protocol.batch import Batch
 from protocol.errors import DataError
