@@ -77,6 +77,15 @@ def answer(message: Message, settings: Settings) -> Message:
     return Message(pack_reply(reply), reply_to=message)
 
 
+def refuse(message: Message, settings: Settings, why: str) -> Message:
+    """Do nothing of what the message asks: the reason goes into the audit log and back, as a policy's."""
+    task = unpack_task(message)
+    log.warning("%s of round %d, run %s, refused: %s", task.kind, task.round, task.run, why)
+    reply = _failed(task, settings, "PolicyError", why)
+    reply = _caught(settings, task, lambda: written_down(settings, task, reply))
+    return Message(pack_reply(reply), reply_to=message)
+
+
 def _answered(settings: Settings, task: Task) -> Reply:
     require_witnessed(settings, task)
     policy = read_policy(settings.policy)

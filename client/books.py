@@ -14,7 +14,7 @@ from typing import Any
 from client.settings import Settings
 from privacy import audit, ledger
 from privacy.heads import countersigned, sign
-from privacy.keys import SITE_KEY, read_pins, signer
+from privacy.keys import read_pins, signer
 from protocol.errors import PrivacyError
 from protocol.messages import HEADS, WITNESS, Reply, Task, fingerprint, pack_reply
 
@@ -47,16 +47,28 @@ def written_down(settings: Settings, task: Task, reply: Reply) -> Reply:
     """Write the task and its reply into the audit log, and return the reply with both books' heads."""
     if settings.federation is None:
         return reply
-    key = signer(settings.state / SITE_KEY)
+    key = signer(settings.signing_key)
     newest = audit.append(settings.books, key, _entry(task, reply))
     heads = {"audit": newest, "ledger": ledger.head(settings.books)}
     return replace(reply, facts={**reply.facts, HEADS: sign(key, settings.site, heads)})
 
 
+def note(settings: Settings, what: str, decided: str, why: str) -> None:
+    """Write into the audit log what this site did or refused outside any task."""
+    entry = {
+        "at": _now(),
+        "asked": {"kind": what, "run": "", "round": 0},
+        "decided": decided,
+        "why": why,
+        "left": {"kind": "nothing", "bytes": 0, "sha256": ""},
+    }
+    audit.append(settings.books, signer(settings.signing_key), entry)
+
+
 def _entry(task: Task, reply: Reply) -> dict[str, Any]:
     digest, size = fingerprint(pack_reply(reply))
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": _now(),
         "asked": {
             "kind": task.kind,
             "run": task.run,
@@ -69,3 +81,7 @@ def _entry(task: Task, reply: Reply) -> dict[str, Any]:
         "why": ": ".join(reply.error) if reply.error else "",
         "left": {"kind": "error" if reply.error else task.kind, "bytes": size, "sha256": digest},
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

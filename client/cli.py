@@ -1,5 +1,7 @@
-"""`consilium site ...`: what a hospital asks its own machine. Nothing here speaks to anybody.
+"""`consilium site ...`: what a hospital asks its own machine.
 
+    site join KIT|MEMBERSHIP    become a member of a federation (`client.enrol_cli`)
+    site doctor                 is all well? The one command here that opens a connection
     site budget FOLDER          what each cohort has paid, and what is left
     site audit verify|show FOLDER    whether the log is as it was written, and what it says
     site policy new|check|explain    what the hospital allows, and what a recipe would cost here
@@ -19,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.enrol_cli import doctor, join
 from client.policy_cli import policy
 from privacy.accounting import ADJACENCY, UNIT
 from privacy.audit import read, verify
@@ -31,10 +34,14 @@ Folder = Annotated[Path, typer.Argument(help="folder of the site's ledger and au
 POINTS = 60
 """Instants of a cohort's past that a plot asks the accountant about."""
 
-site = typer.Typer(help="Look into a site's own books: budget, audit log, policy.", no_args_is_help=True)
+site = typer.Typer(
+    help="A hospital's own machine: join, look after it, look into its books.", no_args_is_help=True
+)
 audit = typer.Typer(help="The site's log of what it was asked and what left.", no_args_is_help=True)
 site.add_typer(audit, name="audit")
 site.add_typer(policy, name="policy")
+site.command()(join)
+site.command()(doctor)
 
 
 @dataclass(frozen=True)

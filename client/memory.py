@@ -8,7 +8,6 @@ Only their owner may read them (0600): a private run keeps noise here that is st
 back (`privacy.ftrl`).
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from protocol import files
 from protocol.errors import CheckpointError
 from protocol.update import Vectors
 
@@ -46,21 +46,9 @@ def remember(folder: Path, number: int, memory: Mapping[str, Vectors]) -> None:
     if not memory:
         return
     flat = {f"{name}/{group}": v.cpu() for name, vectors in memory.items() for group, v in vectors.items()}
-    write(folder / _name(number), save(flat))
+    files.write(folder / _name(number), save(flat))
     for old in sorted(_rounds(folder))[:-KEPT]:
         (folder / _name(old)).unlink()
-
-
-def write(path: Path, data: bytes) -> None:
-    """Replace a file by `data` that only its owner may read; a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _name(number: int) -> str:

@@ -17,7 +17,6 @@ the recipe states and the policy forbids is refused, not corrected: a run in whi
 something else than its recipe says is not that recipe's run.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
@@ -37,8 +36,10 @@ from protocol.errors import PolicyError, PrivacyError, RecipeError
 from protocol.messages import Task
 from protocol.metrics import METRICS
 from protocol.recipe import (
+    SIGNED_FOR,
     Catalogue,
     Count,
+    Hex,
     Inside,
     Natural,
     NotNegative,
@@ -60,8 +61,6 @@ CATALOGUES: Mapping[str, Catalogue] = {
     "strategy": STRATEGIES,
 }
 HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
-PURPOSE = "recipe"
-"""What a signature under a recipe's canonical text is for (`privacy.keys`)."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MIB = 2**20
@@ -75,10 +74,8 @@ def _is_window(text: str) -> bool:
     return start.tzinfo is end.tzinfo is None
 
 
-_HEX = Rule("of 64 hexadecimal digits (a-f small)", lambda text: bool(re.fullmatch(r"[0-9a-f]{64}", text)))
 _WINDOW = Rule("such as 20:00-06:00", _is_window)
 
-Hex = Annotated[str, _HEX]
 Window = Annotated[str, _WINDOW]
 Day = Annotated[str, one_of(*DAYS)]
 Patterns = tuple[str, ...]
@@ -325,7 +322,7 @@ def _signed(signers: tuple[str, ...], recipe: Recipe, signature: str) -> bool:
     except ValueError:
         return False
     text = dump_recipe(recipe).encode()
-    return any(verified(bytes.fromhex(key), PURPOSE, text, signed) for key in signers)
+    return any(verified(bytes.fromhex(key), SIGNED_FOR, text, signed) for key in signers)
 
 
 def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:

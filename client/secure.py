@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client import memory
 from client.site import Site
 from client.training import train, trained
-from privacy.keys import SITE_KEY, read_pins, signer
+from privacy.keys import read_pins, signer
 from privacy.secagg.fixed import Grid
 from privacy.secagg.masks import Words
 from privacy.secagg.site import SiteSession
 from privacy.secagg.terms import read_advert, terms_of
+from protocol import files
 from protocol.errors import PrivacyError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
@@ -60,7 +60,7 @@ def advertise(site: Site, task: Task) -> Reply:
     session = SiteSession(
         site.settings.site,
         terms,
-        signer(site.settings.state / SITE_KEY),
+        signer(site.settings.signing_key),
         read_pins(site.settings.federation),
         [group for group in trained(site) if group != PRIVATE],
     )
@@ -164,7 +164,7 @@ def _see(site: Site, task: Task, what: str, now: Any) -> None:
     here = seen.setdefault(str(task.round), {})
     _same(here, what, now)
     here[what] = list(now)
-    memory.write(path, json.dumps(seen).encode())
+    files.write(path, json.dumps(seen).encode())
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -13,12 +13,14 @@ Flower hands them to the client application as `node_config` (scalars only):
     threads     CPU threads for torch; 0 leaves torch's own choice
     policy      file of what this hospital allows; empty: everything, as in a simulation
     federation  file of the federation's public keys; empty where nothing is signed
+    key         file of the site's signing key; empty: `site.key` in `state`
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from privacy.keys import SITE_KEY
 from protocol.errors import SettingsError
 
 
@@ -35,6 +37,12 @@ class Settings:
     policy: Path | None = None
     federation: Path | None = None
     ledger: Path | None = None
+    key: Path | None = None
+
+    @property
+    def signing_key(self) -> Path:
+        """File of the key that signs what this site says."""
+        return self.key or self.state / SITE_KEY
 
     @property
     def books(self) -> Path:
@@ -54,6 +62,7 @@ def to_node_config(settings: Settings) -> dict[str, str | int]:
         "policy": str(settings.policy or ""),
         "federation": str(settings.federation or ""),
         "ledger": str(settings.ledger or ""),
+        "key": str(settings.key or ""),
     }
 
 
@@ -73,6 +82,7 @@ def from_node_config(config: Mapping[str, object]) -> Settings:
         policy=_optional(config.get("policy")),
         federation=_optional(config.get("federation")),
         ledger=_optional(config.get("ledger")),
+        key=_optional(config.get("key")),
     )
 
 

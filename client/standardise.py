@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from client import memory
 from client.site import Site
 from client.spending import pay, statistics
 from privacy.noise import SecureGenerator
 from privacy.statistics import moments
+from protocol import files
 from protocol.messages import Task
 
 BOUND = 3.0
@@ -66,4 +66,4 @@ def _measured(site: Site, name: str) -> Tensor:
 
 
 def _keep(path: Path, scales: dict[str, Tensor]) -> None:
-    memory.write(path, save(scales))
+    files.write(path, save(scales))

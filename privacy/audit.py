@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 from privacy import store
 from privacy.heads import Head, canonical
 from privacy.keys import Signer, verified
+from protocol import files
 from protocol.errors import PrivacyError
 
 FILE = "audit.jsonl"
@@ -168,7 +169,7 @@ def _locked(path: Path) -> Generator[BinaryIO]:
         file.truncate(file.seek(0, os.SEEK_END) - len(torn))
         yield file
     if new:
-        store.sync_folder(path.parent)
+        files.sync_folder(path.parent)
 
 
 def _altered(number: int, what: str) -> PrivacyError:

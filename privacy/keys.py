@@ -10,14 +10,16 @@ another: signature = Ed25519(len(purpose), purpose, message), RFC 8032.
 """
 
 import json
-import os
+from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from protocol import files
 from protocol.errors import PrivacyError, SettingsError
 
 KEY_BYTES = 32
@@ -34,7 +36,7 @@ class Signer:
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """Return the signature, 64 bytes."""
-        return self._key.sign(_framed(purpose, message))
+        return self._key.sign(framed(purpose, message))
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def signer(path: Path) -> Signer:
     """Read the private key in `path`, or make one there that only its owner may read (0600)."""
     try:
         if not path.exists():
-            _create(path)
+            files.create(path, Ed25519PrivateKey.generate().private_bytes_raw())
         return Signer(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot use this key ({error}): restore it, or join anew") from error
@@ -64,7 +66,7 @@ def signer(path: Path) -> Signer:
 def verified(public: bytes, purpose: str, message: bytes, signature: bytes) -> bool:
     """Say whether `signature` is `public`'s on `message` for `purpose`; False for any bytes that are not."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, _framed(purpose, message))
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, framed(purpose, message))
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -83,16 +85,25 @@ def read_pins(path: Path) -> Pins:
 def write_pins(path: Path, pins: Pins) -> None:
     """Write what `read_pins` reads."""
     sites = {site: key.hex() for site, key in pins.sites.items()}
-    path.write_text(json.dumps({"coordinator": pins.coordinator.hex(), "sites": sites}, indent=1))
+    plain = {"coordinator": pins.coordinator.hex(), "sites": sites}
+    files.write(path, json.dumps(plain, indent=1).encode(), files.PUBLIC)
 
 
-def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-        file.flush()
-        os.fsync(file.fileno())
+def framed(purpose: str, message: bytes) -> bytes:
+    """Return what is signed for `message`; no two pairs of purpose and message share it."""
+    name = purpose.encode()
+    return len(name).to_bytes(2, "big") + name + message
+
+
+def fingerprint(data: bytes) -> str:
+    """Return 160 bits of SHA-256 as people read them out: `K4ZX-...`, eight groups of four."""
+    text = b32encode(sha256(data).digest()[:20]).decode()
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def same_fingerprint(heard: str, data: bytes) -> bool:
+    """Say whether what a person typed is the fingerprint of `data`; dashes, blanks and case do not count."""
+    return "".join(filter(str.isalnum, heard)).upper() == fingerprint(data).replace("-", "")
 
 
 def _public(text: str) -> bytes:
@@ -101,8 +112,3 @@ def _public(text: str) -> bytes:
         msg = f"a public key has {KEY_BYTES} bytes, not {len(key)}"
         raise ValueError(msg)
     return key
-
-
-def _framed(purpose: str, message: bytes) -> bytes:
-    name = purpose.encode()
-    return len(name).to_bytes(2, "big") + name + message

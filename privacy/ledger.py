@@ -42,6 +42,7 @@ from typing import Any
 from privacy import store
 from privacy.accounting import Event, epsilon
 from privacy.heads import Head
+from protocol import files
 from protocol.errors import BudgetError, PrivacyError, SettingsError
 
 FILE, KEY, REPLIES = "ledger.sqlite", "cohort.key", "replies"
@@ -221,7 +222,7 @@ class Ledger:
             raise PrivacyError(f"round {ask.round} took {steps} steps of {known.event.steps} reserved")
         digest = sha256(reply).hexdigest()
         with store.reachable(self._folder / FILE):
-            _write_durably(self._file(ask), reply)
+            files.write(self._file(ask), reply)
             self._append({"do": "release", "reserved": known.counter, "steps": steps, "reply": digest})
             self._prune(ask)
 
@@ -307,7 +308,7 @@ class Ledger:
         path = self._folder / KEY
         with store.reachable(path):
             if not path.exists() and not self._key_check:
-                _write_durably(path, os.urandom(32))
+                files.write(path, os.urandom(32))
             return path.read_bytes() if path.exists() else b""
 
     def _file(self, ask: Ask) -> Path:
@@ -364,14 +365,3 @@ def _maximal(histories: set[History]) -> list[History]:
 def _within(history: History, other: History) -> bool:
     steps = {replace(event, steps=0): event.steps for event in other}
     return all(steps.get(replace(event, steps=0), 0) >= event.steps for event in history)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    store.sync_folder(path.parent)

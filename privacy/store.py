@@ -156,15 +156,6 @@ def private_file(path: Path) -> None:
     path.chmod(0o600)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the folder's names durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def _connected(path: Path) -> Generator[sqlite3.Connection]:
     with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as db:

@@ -11,6 +11,7 @@
     +- PrivacyError           40  a training step would break the privacy guarantee
     |  +- BudgetError         41  a cohort's budget would be exceeded
     +- PolicyError            45  a hospital's policy does not allow it, or cannot be read
+    +- TrustError             46  a kit, request, membership or key is not whose it claims to be
     +- CheckpointError        50  nothing intact to resume from, or nowhere to write
     +- TrackingError          51  a run that is not in the tracking store
 
@@ -85,6 +86,12 @@ class PolicyError(ConsiliumError):
     """A hospital's policy does not allow what was asked, or cannot be read."""
 
     exit_code = 45
+
+
+class TrustError(ConsiliumError):
+    """A kit, request, membership or key is not whose it claims to be."""
+
+    exit_code = 46
 
 
 class CheckpointError(ConsiliumError):

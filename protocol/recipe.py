@@ -31,6 +31,9 @@ from protocol.errors import RecipeError
 from protocol.plain import MOST_BYTES, guard, join
 from protocol.typed import Rule, fit, found, freeze, hints_of, one_of, record, unknown
 
+SIGNED_FOR = "recipe"
+"""The purpose of a signature under a recipe's canonical text (`privacy.keys`)."""
+
 _WORD = Rule(
     "of a-z, 0-9 and _, starting with a letter",
     lambda text: bool(re.fullmatch(r"[a-z][a-z0-9_]*", text)),
@@ -39,9 +42,11 @@ _TITLE = Rule(
     "of at most 64 letters, digits, - and _",
     lambda text: bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text)),
 )
+_HEX = Rule("of 64 hexadecimal digits (a-f small)", lambda text: bool(re.fullmatch(r"[0-9a-f]{64}", text)))
 
 Word = Annotated[str, _WORD]
 Title = Annotated[str, _TITLE]
+Hex = Annotated[str, _HEX]
 Count = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
 Natural = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("> 0", lambda value: value > 0)]

@@ -17,6 +17,7 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from protocol.errors import RecipeError
@@ -145,6 +146,7 @@ _WORDS = {
     bool: "true or false",
     str: "text",
     Any: "a value",
+    Path: "a path",
     type(None): "null",
 }
 
@@ -230,7 +232,16 @@ def _sequence(value: Any, annotation: Any, path: str) -> Any:
     return tuple(fit(item, kind, f"{path}[{index}]") for index, (item, kind) in pairs)
 
 
+def _place(value: Any, path: str) -> Path:
+    # Only settings have places: `guard_text` keeps them out of a recipe's text.
+    if not isinstance(value, str) or not value:
+        raise RecipeError(f"{path}: expected a path, found {found(value)}")
+    return Path(value)
+
+
 def _scalar(value: Any, annotation: Any, path: str) -> Any:
+    if annotation is Path:
+        return _place(value, path)
     # bool is an int in Python, but `rounds: true` is a slip of the pen.
     accepted = (int, float) if annotation is float else annotation
     if not isinstance(value, accepted) or isinstance(value, bool) != (annotation is bool):

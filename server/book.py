@@ -17,8 +17,10 @@ After a kill, lines of rounds that no checkpoint holds are dropped and made agai
 
 import math
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -159,6 +161,14 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def new_folder(recipe: Recipe, out: Path) -> Path:
+    """Make the folder of a new run of `recipe`, with the recipe in it, and return it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
+    write_recipe(folder, recipe)
+    return folder
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> str:

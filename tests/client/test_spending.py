@@ -236,7 +236,7 @@ def _commits_before_it_is_kept(self: Ledger, ask: Ask, steps: int, reply: bytes)
     assert known is not None
     digest = books.sha256(reply).hexdigest()
     self._append({"do": "release", "reserved": known.counter, "steps": steps, "reply": digest})
-    books._write_durably(self._file(ask), reply)
+    books.files.write(self._file(ask), reply)
 
 
 @pytest.mark.parametrize("mutant", [_leaves_before_it_is_kept, _pays_afterwards])

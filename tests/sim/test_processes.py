@@ -24,11 +24,11 @@ def test_a_dead_process_is_a_failed_reply(tmp_path: Path) -> None:
         wire = Wire(grid)
         question = Task("describe", "run", 0, RECIPE.read_text())
         assert [reply.site for reply in wire.meet(question, 2, 60)] == names
-        grid._workers[0].kill()
-        grid._workers[0].join()
+        grid.workers[2].process.kill()
+        grid.workers[2].process.join()
         arrivals = list(wire.ask([(site, question) for site in names], 60))
     finally:
         grid.close()
     assert [a.status for a in arrivals] == ["failed", "answered"]
     assert "process died" in arrivals[0].reason
-    assert not any(worker.is_alive() for worker in grid._workers)
+    assert not any(worker.process.is_alive() for worker in grid.workers.values())

@@ -1,0 +1,44 @@
+"""Files that must be whole, and files that must not be read by others.
+
+`write` replaces: after a crash the old file is there or the new one, on the disk and not only in
+memory. `create` never replaces: two programs that both make a key cannot end with two. Unless told otherwise,
+what they write only its owner may read.
+"""
+
+import os
+from pathlib import Path
+
+PRIVATE, PUBLIC = 0o600, 0o644
+
+
+def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Replace `path` by a file of `data`, durably; its folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    _fill(partial, data, mode, os.O_TRUNC)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Write a file that is not there yet, durably; FileExistsError if it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _fill(path, data, mode, os.O_EXCL)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fill(path: Path, data: bytes, mode: int, how: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,175 @@
+"""`consilium federation ...`: how a federation comes to be, and who is in it.
+
+federation init NAME --host HOST    write federation.yaml
+federation add SITE                 one more site, in the file and with a kit
+federation provision                CA, server's certificate, coordinator's key, a kit a site
+federation sign REQUEST             make a site a member
+federation renew [SITE...] [--server]    a year more
+federation revoke SITE              put a site out
+federation list                     who is in it
+federation doctor                   is all as it should be?
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from privacy.membership import Membership
+from protocol.checks import require, table
+from protocol.errors import SettingsError, TrustError
+from server import enrol
+from server.doctor import examine
+from server.federation import PORT, add_site, new_federation, read_federation
+from server.home import CoordinatorHome
+from server.provision import kit_of, provision, renew_server
+
+federation = typer.Typer(help="Found a federation, and say who is in it.", no_args_is_help=True)
+
+Home = Annotated[
+    Path, typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder; by default the current one")
+]
+Site = Annotated[str, typer.Argument(help="a site's name in federation.yaml")]
+HERE = Path()
+
+
+@federation.command()
+def init(
+    name: Annotated[str, typer.Argument(help="the federation's name")],
+    host: Annotated[str, typer.Option(help="name or IP address by which sites reach the coordinator")],
+    port: Annotated[int, typer.Option(help="its port")] = PORT,
+    home: Home = HERE,
+) -> None:
+    """Write a commented federation.yaml to begin with."""
+    path = CoordinatorHome(home).federation
+    new_federation(path, name, host, port)
+    typer.echo(f"{path}: now add its sites, then `consilium federation provision`")
+
+
+@federation.command()
+def add(
+    site: Annotated[str, typer.Argument(help="the new site's name; it stays for ever")],
+    contact: Annotated[str, typer.Option(help="whom to call there")] = "",
+    home: Home = HERE,
+) -> None:
+    """Add a site; in a federation that lives, with its kit. The others notice nothing."""
+    here = CoordinatorHome(home)
+    add_site(here.federation, site, contact)
+    typer.echo(f"{here.federation}: has '{site}' now")
+    if here.pins.exists():
+        _provision(here)
+
+
+@federation.command("provision")
+def provision_all(home: Home = HERE) -> None:
+    """Make what is missing: CA, server's certificate, coordinator's key, a startup kit a site."""
+    _provision(CoordinatorHome(home))
+
+
+@federation.command()
+def sign(
+    request: Annotated[Path, typer.Argument(help="request.json, as the site sent it")],
+    fingerprint: Annotated[
+        str, typer.Option(help="as the site's person read it to you", prompt="its fingerprint, by telephone")
+    ],
+    home: Home = HERE,
+) -> None:
+    """Make a site a member: check its request, sign its keys, write its membership."""
+    here, data = CoordinatorHome(home), _bytes(request)
+    enrol.check_request(here, data).require(fingerprint)
+    membership = enrol.sign(here, data)
+    _tell(here, membership)
+    others = [site for site in membership.sites if site != membership.site]
+    if others:
+        typer.echo(
+            f"for secure aggregation with it, {', '.join(others)} need their newer membership.json too"
+        )
+
+
+@federation.command()
+def renew(
+    sites: Annotated[
+        list[str] | None, typer.Argument(help="members; none means all", metavar="[SITE]...")
+    ] = None,
+    *,
+    server: Annotated[bool, typer.Option("--server", help="the server's certificate instead")] = False,
+    home: Home = HERE,
+) -> None:
+    """Give memberships, or the server's certificate, a year from now."""
+    here = CoordinatorHome(home)
+    if server and sites:
+        raise SettingsError("either --server or sites: they are renewed for different reasons")
+    if server:
+        renew_server(here)
+        typer.echo(f"{here.server_certificate}: renewed; start the server again to use it")
+        return
+    for membership in enrol.renew(here, sites or enrol.pins_of(here).sites):
+        _tell(here, membership)
+
+
+@federation.command()
+def revoke(site: Site, home: Home = HERE) -> None:
+    """Put a site out of the federation; its name and its keys are never taken again."""
+    enrol.revoke(CoordinatorHome(home), site)
+    typer.echo(
+        f"'{site}' is out. A server that runs must be started again; the other sites go on as they are"
+    )
+
+
+@federation.command("list")
+def list_sites(home: Home = HERE) -> None:
+    """List the sites: whom to call, how far they are, until when."""
+    here = CoordinatorHome(home)
+    found = read_federation(here.federation)
+    rows = Table("site", "contact", "stands")
+    now = datetime.now(UTC)
+    for site, contact in found.sites.items():
+        rows.add_row(site, contact, _stands(here, site, now))
+    console = Console()
+    console.print(rows)
+    console.print(f"{found.name}, server {found.server.address}", markup=False)
+
+
+@federation.command()
+def doctor(home: Home = HERE) -> None:
+    """Check files, modes, dates, keys, port, disk and clock; exit status 21 if something must be done."""
+    checks = examine(CoordinatorHome(home))
+    Console().print(table(checks))
+    require(checks)
+
+
+def _provision(home: CoordinatorHome) -> None:
+    made = provision(home)
+    for path in made:
+        typer.echo(f"made {path}")
+    for site in read_federation(home.federation).sites:
+        typer.echo(f"fingerprint of {home.of(site).kit}, to be read to {site} by telephone:")
+        typer.echo(f"  {kit_of(home, site).fingerprint}")
+    if not made:
+        typer.echo("nothing to make: all is there")
+
+
+def _tell(home: CoordinatorHome, membership: Membership) -> None:
+    path = home.of(membership.site).membership
+    typer.echo(f"{path}: valid until {membership.until():%Y-%m-%d}; send it to {membership.site}")
+
+
+def _stands(home: CoordinatorHome, site: str, now: datetime) -> str:
+    revoked = enrol.read_revoked(home)
+    if site in revoked:
+        return f"revoked on {revoked[site].at[:10]}"
+    if home.pins.exists() and site in enrol.pins_of(home).sites:
+        membership = enrol.membership_of(home, site)
+        word = "member" if membership.holds(now) else "not valid now: member"
+        return f"{word} until {membership.until():%Y-%m-%d}"
+    return "has a kit, is no member yet" if home.of(site).kit.exists() else "no kit yet"
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TrustError(f"{path}: {error.strerror}: give the file that the site sent") from error
