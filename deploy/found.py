@@ -1,12 +1,14 @@
-"""Found a federation for trying things on: `python found.py FOLDER HOST[:PORT] SITE...`
+"""Found a federation for trying things on.
+
+    python found.py FOLDER HOST[:PORT] SITE...
 
     FOLDER/
       coordinator/   the coordinator's home
       SITE/          a site's home, a member already
       phantom/       scans that the sites train on, made up
 
-What people do with kits, requests and telephone calls is done here by one process that holds everybody's private
-keys, so the result is good for nothing else. A folder that is founded already stays as it is.
+What people do with kits, requests and telephone calls is done here by one process that holds everybody's
+private keys, so the result is good for nothing else. A folder that is founded already stays as it is.
 """
 
 import sys

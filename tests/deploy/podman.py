@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -26,6 +26,7 @@ def locks(found: Mapping[str, Any]) -> list[str]:
     """What a service says of how it is locked in, as options of `podman run`."""
     return [
         *([f"--user={found['user']}"] if "user" in found else []),
+        *(["--init"] if found.get("init") else []),
         *(["--read-only"] if found.get("read_only") else []),
         "--read-only-tmpfs=false",
         *(f"--cap-drop={name}" for name in found.get("cap_drop", [])),
@@ -34,12 +35,13 @@ def locks(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def podman(*words: str, seconds: float = 300.0) -> str:
-    """What a podman command prints; its errors are the test's."""
+def podman(*words: str, stderr: int = subprocess.PIPE) -> str:
+    """What a podman command prints; where it fails, so does the test, with all that it said."""
+    command = ["podman", *words]
     done = subprocess.run(
-        ["podman", *words], capture_output=True, text=True, env=ENVIRONMENT, timeout=seconds, check=False
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ENVIRONMENT, timeout=300, check=False
     )
-    assert done.returncode == 0, f"podman {' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -48,23 +50,26 @@ class Container:
     """One that runs; it is gone when the `with` ends."""
 
     number: str
+    patience_s: int = 0
 
     @classmethod
-    def start(cls, image: str, options: Sequence[str], *words: str) -> "Container":
-        return cls(podman("run", "--detach", *options, image, *words).strip())
+    def start(cls, image: str, options: Sequence[str], *words: str, patience_s: int = 0) -> "Container":
+        """Run one; at the end it is asked to stop, and killed `patience_s` later."""
+        return cls(podman("run", "--detach", *options, image, *words).strip(), patience_s)
 
-    def __enter__(self) -> "Container":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        podman("rm", "--force", "--time=10", "--volumes", self.number)
+        podman("rm", "--force", f"--time={self.patience_s}", "--volumes", self.number)
 
     def run(self, *words: str) -> str:
         """Run one more process in it."""
         return podman("exec", self.number, *words)
 
     def logs(self) -> str:
-        return podman("logs", self.number)
+        """All that it has said, to either stream."""
+        return podman("logs", self.number, stderr=subprocess.STDOUT)
 
     @property
     def processes(self) -> list[int]:

@@ -103,7 +103,9 @@ def test_no_compiler_no_installer_of_pythons_and_no_way_to_become_another(image:
 
 
 def test_packages_are_the_pinned_ones_and_the_bill_of_materials_names_them(image: str) -> None:
-    bill = json.loads(podman("run", "--rm", "--network=none", "--entrypoint=cat", image, "/opt/consilium/sbom.cdx.json"))
+    bill = json.loads(
+        podman("run", "--rm", "--network=none", "--entrypoint=cat", image, "/opt/consilium/sbom.cdx.json")
+    )
     found = {canonicalize_name(part["name"]): Version(part["version"]).public for part in bill["components"]}
     runtime = {canonicalize_name(wanted.name) for wanted in WANTED} & found.keys()
 
@@ -118,8 +120,9 @@ def test_packages_are_the_pinned_ones_and_the_bill_of_materials_names_them(image
 def test_byte_code_is_there_and_is_taken_as_it_is(image: str) -> None:
     """PEP 552: flags 1 is byte code by hash, unchecked."""
     look = (
-        "import importlib.util as u, pathlib as p; "
-        "[print(p.Path(u.find_spec(n).cached).read_bytes()[4]) for n in ('torch', 'monai', 'flwr', 'client.app')]"
+        "from importlib.util import find_spec\n"
+        "for name in ('torch', 'monai', 'flwr', 'client.app'):\n"
+        "    print(open(find_spec(name).cached, 'rb').read()[4])"
     )
     flags = podman("run", "--rm", "--network=none", "--entrypoint=python", image, "-c", look)
 
@@ -154,20 +157,24 @@ def test_two_sites_and_a_coordinator_train_with_privacy(image: str, folder: Path
     podman("run", "--rm", *locks(SITE), *found, "--network=none", "--entrypoint=python", image, "-P", *words)
 
     def start(found: dict[str, object], name: str, *options: str) -> Container:
-        volumes = [f"--volume={folder / name}:{HOME}", f"--volume={folder / 'phantom'}:/federation/phantom:ro"]
+        volumes = [
+            f"--volume={folder / name}:{HOME}",
+            f"--volume={folder / 'phantom'}:/federation/phantom:ro",
+        ]
         command = [str(word) for word in found["command"]]
-        return Container.start(image, [*locks(found), *volumes, f"--network={network}", *options], *command)
+        options = (*locks(found), *volumes, f"--network={network}", *options)
+        return Container.start(image, options, *command, patience_s=30)
 
     with (
         start(SERVER, "coordinator", f"--ip={address}") as server,
         start(SITE, "north") as north,
         start(SITE, "south") as south,
     ):
-        until(lambda: "may connect" in server.logs())
+        until(lambda: "may connect" in server.logs(), server.logs)
         recipe = ["/opt/consilium/recipes/phantom.yaml", *SMALL, "privacy.epsilon=8"]
         server.run("consilium", "run", "start", *recipe, "--tracking=off")
         (run,) = (folder / "coordinator" / "runs").glob("phantom-*")
-        until(lambda: (run / "report.html").exists(), lambda: _all_logs(folder))
+        until((run / "report.html").exists, lambda: _logs(folder))
 
         assert weaknesses(north) | weaknesses(south) == set()
         for site in (north, south):
@@ -185,6 +192,6 @@ def until(found: Callable[[], object], tell: Callable[[], str] = str, seconds: f
         time.sleep(0.2)
 
 
-def _all_logs(folder: Path) -> str:
+def _logs(folder: Path) -> str:
     paths = sorted([*folder.glob("*/logs/*.log"), *folder.glob("coordinator/runs/*/*.log")])
     return "\n".join(f"--- {path.relative_to(folder)}\n{path.read_text()[-1500:]}" for path in paths)
