@@ -55,6 +55,10 @@ STUDIES = {
             "early fusion": ("lgg_early_fusion", ()),
             "one model a site": ("lgg_local", ()),
             "pooled": ("lgg_pooled", ()),
+            # A pooled round has as many steps in a row as all sites together: 8 of them have as many as
+            # the largest site takes in 20.
+            "steps of a site, pooled": ("lgg_pooled", ("rounds=8",)),
+            "three times longer, owners": ("lgg_seg", ("rounds=60",)),
             "owners, epsilon 8": ("lgg_seg", _private(8)),
             "owners, epsilon 3": ("lgg_seg", _private(3)),
             "by group, epsilon 8": ("lgg_seg", (*_private(8), "privacy.clipping=per_group")),

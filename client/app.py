@@ -91,7 +91,7 @@ def _answered(settings: Settings, task: Task) -> Reply:
     policy = read_policy(settings.policy)
     permit(policy, settings, task)
     site = replace(open_site(settings, task.recipe, policy.counts), policy=policy)
-    fits(policy, task, site.recipe, site.cohort.patients_in(site.rows), site.owned)
+    fits(policy, task, site.recipe, site.patients, site.owned)
     return leave(ANSWERS[task.kind](site, admit(site, task)), site)
 
 

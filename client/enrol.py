@@ -51,13 +51,15 @@ def accept(home: SiteHome, data: bytes, now: datetime | None = None) -> Membersh
 
 
 def membership_of(home: SiteHome) -> Membership:
-    """Return the membership that was accepted last."""
+    """Return the membership that was accepted last; TrustError where it is not for this site's keys."""
     if not home.membership.exists():
         raise SettingsError(
             f"{home.membership} is not there yet: send {home.request.name} to the coordinator, then "
             "`consilium site join membership.json`"
         )
-    return read_membership(home.membership.read_bytes(), _known(home).coordinator)
+    membership = read_membership(home.membership.read_bytes(), _known(home).coordinator)
+    _require_ours(home, read_machine(home), membership)
+    return membership
 
 
 def public_keys(home: SiteHome) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from client.enrol import accept, begin
 from client.home import SiteHome
 from client.machine import Machine
 from client.policy import CATALOGUES
+from privacy.keys import fingerprint as fingerprint_of
 from privacy.kit import read_kit
 from protocol.checks import require, table
 from protocol.errors import SettingsError
@@ -53,8 +54,10 @@ def doctor(
 ) -> None:
     """Check disk, GPU, clock, certificates, the way out, data, policy; exit status 21 if one fails."""
     loaded = load_recipe(recipe, [], CATALOGUES) if recipe else None
-    checks = list(examine(SiteHome(home), loaded))
-    Console().print(table(checks))
+    console = Console()
+    with console.status("looking at the data and the way to the coordinator"):
+        checks = list(examine(SiteHome(home), loaded))
+    console.print(table(checks))
     require(checks)
 
 
@@ -77,7 +80,7 @@ def _begin(home: SiteHome, file: Path, place: tuple[Path | None, str, str | None
 
 def _accept(home: SiteHome, file: Path) -> None:
     membership = accept(home, file.read_bytes())
-    typer.echo(f"member of '{membership.federation}' until {membership.until():%Y-%m-%d}, with:")
-    for site in membership.sites:
-        typer.echo(f"  {site}")
+    typer.echo(f"member of '{membership.federation}' until {membership.until():%Y-%m-%d}; members' keys:")
+    for site, key in membership.sites.items():
+        typer.echo(f"  {fingerprint_of(bytes.fromhex(key))}  {site}")
     typer.echo("next: `consilium site doctor`")

@@ -15,8 +15,9 @@ started with. If it goes away the task is dropped: its coordinator asks again, a
 
 import logging
 import sys
-import threading
+import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -38,7 +39,7 @@ from client.approved import objection
 from client.home import SiteHome
 from client.machine import settings_of
 from client.worker import Worker, died
-from protocol.children import die_with_parent, over_at_a_signal
+from protocol.children import end_by_signals
 
 log = logging.getLogger("consilium.launcher")
 
@@ -59,13 +60,16 @@ class Launcher:
         authentic = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[_ACQUIRE])
         self._executor = _client(address, authentic)
 
-    def serve(self, over: threading.Event) -> None:
-        """Serve until `over`; what is being worked at then is dropped."""
-        while not over.is_set():
+    def serve(self) -> None:
+        """Serve for ever; what is being worked at when that is interrupted is dropped."""
+        while True:
             if token := self._acquired():
                 self._serve_one(token)
             else:
-                over.wait(POLL_S)
+                time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """End the worker."""
         self._worker.close()
         self._executor.close()
 
@@ -86,7 +90,8 @@ class Launcher:
         except _GONE as error:
             log.warning("a task is dropped, its coordinator asks again: %s", error)
         finally:
-            beats.stop()
+            if beats.is_running:  # they end by themselves where the SuperNode does not know the task
+                beats.stop()
             client.close()
 
     def _answer_one(self, client: RuntimeHttpClient) -> None:
@@ -116,12 +121,14 @@ def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient
 
 def main(home: SiteHome, address: str) -> None:
     """Serve the SuperNode at `address` until SIGTERM."""
-    die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
     settings = settings_of(home)
-    over = over_at_a_signal()
-    Launcher(address, home.executor_secret.read_bytes(), home.approved, lambda: Worker(settings)).serve(over)
+    end_by_signals()
+    with suppress(KeyboardInterrupt):
+        secret = home.executor_secret.read_bytes()
+        with closing(Launcher(address, secret, home.approved, lambda: Worker(settings))) as launcher:
+            launcher.serve()
 
 
 if __name__ == "__main__":

@@ -15,16 +15,15 @@ import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from client.books import note
 from client.enrol import membership_of
 from client.home import SiteHome
 from client.machine import Machine, read_machine, settings_of
-from client.reach import reach
+from client.reach import CERTIFICATE, reach
 from protocol import files
 from protocol.checks import Check
-from protocol.children import Child, Program, keep, over_at_a_signal
+from protocol.children import Child, Program, keep
 from protocol.errors import TrustError
 
 log = logging.getLogger("consilium.operate")
@@ -41,10 +40,9 @@ def serve(home: SiteHome) -> None:
     machine = read_machine(home)
     require_member(home)
     require_ours(home, list(reach(machine, home.ca)))
-    over = over_at_a_signal()
     files.write(home.executor_secret, secrets.token_bytes(32))
     children = [Child(program, home.state, home.logs) for program in programs(home, machine, free_port())]
-    keep(home.state, children, over, tell)
+    keep(home.state, children, tell)
 
 
 def require_member(home: SiteHome) -> None:
@@ -62,7 +60,7 @@ def require_ours(home: SiteHome, checks: Sequence[Check]) -> None:
     for check in checks:
         if check.state != "failed":
             continue
-        if check.what == "TLS":
+        if check.what == CERTIFICATE:
             note(settings_of(home), "connect", "refused", check.found)
             raise TrustError(f"{check.found}: {check.remedy}")
         log.warning("%s: %s (%s)", check.what, check.found, check.remedy)
@@ -71,7 +69,7 @@ def require_ours(home: SiteHome, checks: Sequence[Check]) -> None:
 def programs(home: SiteHome, machine: Machine, port: int) -> list[Program]:
     """Return the two programs as they are started here; they meet at `port`."""
     supernode = (
-        str(Path(sys.executable).with_name("flower-supernode")),
+        *(sys.executable, "-P", "-m", "client.supernode"),
         *("--superlink", machine.server, "--root-certificates", str(home.ca)),
         *("--auth-supernode-private-key", str(home.auth_key)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(home.executor_secret)),

@@ -23,6 +23,8 @@ from client.machine import Machine
 from protocol.checks import Check, failed, note, ok
 
 WAIT_S = 10.0
+CERTIFICATE = "certificate"
+"""The check that fails where TLS is there, and not the coordinator's."""
 FURTHEST_S = 5.0
 """Flower's server refuses a site whose clock is this far ahead."""
 _NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
@@ -94,7 +96,7 @@ def _distrusted(error: ssl.SSLError, machine: Machine) -> Check:
         f"the certificate is not of this federation's CA ({error.verify_message})",
         f"another server, or a device between that opens TLS: have {host} exempted from inspection",
     )
-    return failed("TLS", *what.get(error.verify_code, strange))
+    return failed(CERTIFICATE, *what.get(error.verify_code, strange))
 
 
 def _rename(host: str) -> str:

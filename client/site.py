@@ -36,6 +36,8 @@ class Site:
     local: Local
     rows: Tensor
     """Training rows of the cohort, (N,)."""
+    patients: int
+    """Whose rows those are."""
     owned: Mapping[str, int]
     """Group -> training cases that use it, as this site tells them."""
     policy: Policy = OPEN
@@ -58,7 +60,8 @@ def open_site(settings: Settings, recipe_text: str, counts: Counts = EXACT) -> S
     flat, objectives, local = _shared(recipe_text, settings.device)
     cohort = contributed(_cohort(settings, recipe), counts.least_contributors)
     owned = {group: counts.rounded(count) for group, count in cohort.counts("train").items()}
-    return Site(settings, recipe, cohort, flat, objectives, local, cohort.rows("train"), owned)
+    rows = cohort.rows("train")
+    return Site(settings, recipe, cohort, flat, objectives, local, rows, cohort.patients_in(rows), owned)
 
 
 @lru_cache(maxsize=4)

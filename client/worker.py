@@ -9,14 +9,15 @@ then answers in its place and starts another.
 """
 
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 
 from flwr.app import Error, Message
 
 from client.settings import Settings
-from protocol.children import die_with_parent
 from protocol.errors import WireError
+from protocol.leash import die_with
 from protocol.messages import message_from_bytes, message_to_bytes
 
 DIED, UNREADABLE = 1, 2
@@ -29,7 +30,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(theirs, settings), daemon=True)
+        self.process = spawn.Process(target=serve, args=(theirs, settings, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -63,9 +64,9 @@ def died(asked: Message) -> Message:
     return Message(Error(DIED, "the site's process died: see its log"), reply_to=asked)
 
 
-def serve(pipe: Connection, settings: Settings) -> None:
-    """Answer messages from `pipe` until it closes. Runs in the worker."""
-    die_with_parent()
+def serve(pipe: Connection, settings: Settings, parent: int) -> None:
+    """Answer messages from `pipe` until it closes, or `parent` ends. Runs in the worker."""
+    die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's to handle
     from client.app import answer, refuse  # noqa: PLC0415 - heavy imports belong to the worker
 

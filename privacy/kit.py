@@ -82,7 +82,7 @@ class Kit:
         """Raise TrustError unless `heard` is the kit's fingerprint."""
         if not same_fingerprint(heard, self.digest):
             raise TrustError(
-                "that is not this kit's fingerprint: it was mistyped, or the kit was changed on its way, or is "
+                "that is not this kit's fingerprint: it was mistyped, or the kit was changed or is "
                 "another one. If it was typed rightly, do not use the kit; have the coordinator send it again"
             )
 

@@ -7,6 +7,7 @@ What a site does with another one is `client.launcher`.
 """
 
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -28,13 +29,16 @@ def bundle() -> bytes:
     Raises `SettingsError` for an installation that Flower cannot carry.
     """
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=DeprecationWarning
-        ):  # Flower's, of pathspec's names
-            content, _about = build_fab_from_files({DESCRIPTION: _description(), **_files()})
+        return packed({DESCRIPTION: _description(), **_files()})
     except (OSError, ValueError) as error:
         raise SettingsError(f"{ROOT}: not a whole installation ({error}): install it again") from error
-    return content
+
+
+def packed(files: Mapping[str, bytes | Path]) -> bytes:
+    """Return the bundle of `files`, path -> content: those that the description among them names."""
+    # Flower calls pathspec by a name that is going out of use.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return build_fab_from_files(files)[0]
 
 
 def bundle_hash(content: bytes | None = None) -> str:

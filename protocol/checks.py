@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from protocol.errors import SettingsError
 
@@ -53,8 +54,8 @@ def table(checks: Iterable[Check]) -> Table:
     """Return the checks as one table."""
     found = Table("check", "", "found", "what to do")
     for check in checks:
-        colour = _COLOURS[check.state]
-        found.add_row(check.what, f"[{colour}]{check.state}[/]", check.found, check.remedy)
+        state = Text(check.state, style=_COLOURS[check.state])
+        found.add_row(check.what, state, Text(check.found), Text(check.remedy))
     return found
 
 
@@ -104,7 +105,10 @@ def dated(what: str, not_before: datetime, not_after: datetime, now: datetime, r
 
 def disk(folder: Path, least_bytes: int = LEAST_FREE_BYTES) -> Check:
     """Check that the disk under `folder` has room."""
-    free = shutil.disk_usage(folder).free
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return failed("disk", f"{folder}: {error.strerror}", "give the right folder by --home")
     found = f"{free / 2**30:.1f} GiB free"
     if free < least_bytes:
         return failed("disk", found, f"make room: {least_bytes / 2**30:.0f} GiB at {folder}")

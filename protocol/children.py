@@ -4,15 +4,11 @@
 
 A child that ends is started again after 1, 2, 4, ... 10 s, and after 1 s once it had lived for a
 minute. When the keeper ends its children do: by SIGTERM, by SIGKILL five seconds later, and by the
-kernel's hand where the keeper was killed (`PR_SET_PDEATHSIG`, Linux). For that, every child is started
-through this module:
-
-    python -m protocol.children PROGRAM ARGUMENT...
+kernel's hand where the keeper was killed (`protocol.leash`).
 
 A keeper holds STATE/keeper.lock and writes into STATE/keeper.json what it keeps.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -20,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from logging import Formatter, makeLogRecord
@@ -39,7 +36,6 @@ LOG_BYTES, LOG_FILES = 10_000_000, 5
 STOP_S, STEADY_S, LONGEST_PAUSE_S = 5.0, 60.0, 10.0
 TICK_S = 0.2
 LOCK, REPORT = "keeper.lock", "keeper.json"
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Child:
         self.starts = 0
         self.since = time.time()
         self._folder = folder
-        self._log = _log_to(logs / f"{program.name}.log")
+        self._log = logs / f"{program.name}.log"
         self._process: subprocess.Popen[str] | None = None
         self._failures = 0
         self._due = 0.0
@@ -111,7 +107,7 @@ class Child:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - words of our own
-            [sys.executable, "-P", "-m", "protocol.children", *self.program.words],
+            [sys.executable, "-P", "-m", "protocol.leash", str(os.getpid()), *self.program.words],
             env={**os.environ, **self.program.environment},
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
@@ -129,7 +125,8 @@ class Child:
         lived = time.time() - self.since
         self._failures = 0 if lived > STEADY_S else self._failures
         pause = min(2.0**self._failures, LONGEST_PAUSE_S)
-        self._log(f"ended with {self._status()} after {lived:.0f} s; again in {pause:.0f} s")
+        with writing(self._log) as say:
+            say(f"ended with {self._status()} after {lived:.0f} s; again in {pause:.0f} s")
         self._due = time.monotonic() + pause
         self._failures += 1
         self._process = None
@@ -141,18 +138,19 @@ class Child:
 Tick = Callable[[Sequence[Child]], None]
 
 
-def keep(state: Path, children: Sequence[Child], over: threading.Event, tick: Tick) -> None:
-    """Keep `children` running until `over`; `tick` is called meanwhile with those just found dead.
+def keep(state: Path, children: Sequence[Child], tick: Tick) -> None:
+    """Keep `children` running until Ctrl-C or SIGTERM; `tick` is called meanwhile with those just found dead.
 
     Raises `SettingsError` where another keeper is at work in `state`.
     """
-    with claim(state / LOCK):
+    with claim(state / LOCK), suppress(KeyboardInterrupt):
+        end_by_signals()
         try:
-            while not over.is_set():
+            while True:
                 dead = [child for child in children if child.tend()]
                 _report(state, children)
                 tick(dead)
-                over.wait(TICK_S)
+                time.sleep(TICK_S)
         finally:
             stop_all(children)
 
@@ -200,25 +198,17 @@ def stop_all(children: Sequence[Child]) -> None:
         child.wait(max(0.0, closes - time.monotonic()))
 
 
-def over_at_a_signal() -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets."""
-    over = threading.Event()
+def end_by_signals() -> None:
+    """Let SIGTERM do what Ctrl-C does, and the first of either be the last that is heard."""
 
     def end(number: int, frame: FrameType | None) -> None:
         del number, frame
-        over.set()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    return over
-
-
-def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends."""
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we had asked
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _report(state: Path, children: Iterable[Child]) -> None:
@@ -228,22 +218,16 @@ def _report(state: Path, children: Iterable[Child]) -> None:
         files.write(path, text)
 
 
-def _log_to(path: Path) -> Callable[[str], None]:
+@contextmanager
+def writing(path: Path) -> Generator[Callable[[str], None]]:
+    """Yield what adds a dated line to the log; one that is full moves on, and the oldest goes."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
-
-    def log(line: str) -> None:
-        handler.handle(makeLogRecord({"msg": line}))
-
-    return log
+    with closing(RotatingFileHandler(path, "a", LOG_BYTES, LOG_FILES, encoding="utf-8")) as handler:
+        handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+        yield lambda line: handler.emit(makeLogRecord({"msg": line}))
 
 
-def _copy(output: IO[str] | None, log: Callable[[str], None]) -> None:
-    for line in output or ():
-        log(line.rstrip())
-
-
-if __name__ == "__main__":
-    die_with_parent()
-    os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - that is what we are for
+def _copy(output: IO[str], path: Path) -> None:
+    with output, writing(path) as say:
+        for line in output:
+            say(line.rstrip())

@@ -7,6 +7,7 @@ what they write only its owner may read.
 
 import os
 from pathlib import Path
+from tempfile import mkstemp
 
 PRIVATE, PUBLIC = 0o600, 0o644
 
@@ -15,15 +16,20 @@ def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Replace `path` by a file of `data`, durably; its folder is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    _fill(partial, data, mode, os.O_TRUNC)
+    _fill(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), data, mode)
     partial.replace(path)
     sync_folder(path.parent)
 
 
 def create(path: Path, data: bytes, mode: int = PRIVATE) -> None:
-    """Write a file that is not there yet, durably; FileExistsError if it is."""
+    """Write a file that is not there yet, durably and whole; FileExistsError if it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _fill(path, data, mode, os.O_EXCL)
+    handle, partial = mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        _fill(handle, data, mode)
+        path.hardlink_to(partial)
+    finally:
+        Path(partial).unlink()
     sync_folder(path.parent)
 
 
@@ -36,8 +42,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _fill(path: Path, data: bytes, mode: int, how: int) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, mode), "wb") as file:
+def _fill(handle: int, data: bytes, mode: int) -> None:
+    with os.fdopen(handle, "wb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()

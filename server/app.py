@@ -6,6 +6,7 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from privacy.keys import signer
 from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
+from protocol.leash import die_with
 from protocol.messages import Reply, Task
 from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.update import Vectors
@@ -65,6 +67,7 @@ def build_logging_app() -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
         config = dict(context.run_config)
         with logged(Path(str(config["folder"]))):
             conduct(grid, config, note)

@@ -30,7 +30,7 @@ def examine(home: CoordinatorHome, now: datetime | None = None) -> list[Check]:
         return [failed("federation.yaml", str(error), "consilium federation init, or correct the file")]
     checks = [ok("federation.yaml", f"{federation.name}: {len(federation.sites)} sites")]
     checks += _files(home)
-    if all(check.state == "ok" for check in checks):
+    if all(check.state != "failed" for check in checks):
         checks += [
             _clock(home, now),
             *_tls(home, federation, now),
@@ -43,7 +43,10 @@ def examine(home: CoordinatorHome, now: datetime | None = None) -> list[Check]:
 
 def _files(home: CoordinatorHome) -> Iterator[Check]:
     yield private(home.key, RESTORE if home.pins.exists() else PROVISION)
-    yield private(home.ca_key, RESTORE if home.ca.exists() else PROVISION)
+    if home.ca.exists() and not home.ca_key.exists():
+        yield note("ca.key", "not on this machine", "bring it for `consilium federation renew --server`")
+    else:
+        yield private(home.ca_key, PROVISION)
     yield present("ca.pem", home.ca, PROVISION)
     yield private(home.server_key, PROVISION)
     yield present("server.pem", home.server_certificate, PROVISION)

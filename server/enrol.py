@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from privacy.keys import Pins, read_pins, signer, write_pins
+from privacy.keys import Pins, read_pins, write_pins
 from privacy.membership import (
     LASTS,
     SLACK,
@@ -28,6 +28,7 @@ from protocol import files
 from protocol.errors import SettingsError, TrustError
 from server.federation import read_federation
 from server.home import CoordinatorHome
+from server.provision import coordinator_key
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def sign(home: CoordinatorHome, data: bytes, now: datetime | None = None) -> Mem
     """Make the site that sent this request a member, or say again that it is one."""
     now = now or datetime.now(UTC)
     request = check_request(home, data)
+    coordinator_key(home)  # before anything is written
     folder = home.of(request.site)
     files.write(folder.request, data, files.PUBLIC)
     files.write(folder.auth_public, f"{request.auth}\n".encode(), files.PUBLIC)
@@ -121,7 +123,7 @@ def read_revoked(home: CoordinatorHome) -> Mapping[str, Revocation]:
 
 def write_memberships(home: CoordinatorHome, now: datetime, renewed: Collection[str] = ()) -> None:
     """Write every membership that has changed; `renewed` and new members get a year from `now`."""
-    pins, key = pins_of(home), signer(home.key)
+    pins, key = pins_of(home), coordinator_key(home)
     for site in pins.sites:
         path = home.of(site).membership
         before = membership_of(home, site) if path.exists() else None

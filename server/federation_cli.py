@@ -72,14 +72,13 @@ def provision_all(home: Home = HERE) -> None:
 @federation.command()
 def sign(
     request: Annotated[Path, typer.Argument(help="request.json, as the site sent it")],
-    fingerprint: Annotated[
-        str, typer.Option(help="as the site's person read it to you", prompt="its fingerprint, by telephone")
-    ],
+    fingerprint: Annotated[str, typer.Option(help="its own, as the site's person read it to you")] = "",
     home: Home = HERE,
 ) -> None:
     """Make a site a member: check its request, sign its keys, write its membership."""
     here, data = CoordinatorHome(home), _bytes(request)
-    enrol.check_request(here, data).require(fingerprint)
+    asked = enrol.check_request(here, data)
+    asked.require(fingerprint or typer.prompt(f"the request's fingerprint, as {asked.site} reads it to you"))
     membership = enrol.sign(here, data)
     _tell(here, membership)
     others = [site for site in membership.sites if site != membership.site]
@@ -114,9 +113,7 @@ def renew(
 def revoke(site: Site, home: Home = HERE) -> None:
     """Put a site out of the federation; its name and its keys are never taken again."""
     enrol.revoke(CoordinatorHome(home), site)
-    typer.echo(
-        f"'{site}' is out. A server that runs must be started again; the other sites go on as they are"
-    )
+    typer.echo(f"'{site}' is out: the server lets it connect no more. The other sites go on as they are")
 
 
 @federation.command("list")
@@ -145,7 +142,8 @@ def _provision(home: CoordinatorHome) -> None:
     made = provision(home)
     for path in made:
         typer.echo(f"made {path}")
-    for site in read_federation(home.federation).sites:
+    members = enrol.pins_of(home).sites
+    for site in sorted(read_federation(home.federation).sites.keys() - members.keys()):
         typer.echo(f"fingerprint of {home.of(site).kit}, to be read to {site} by telephone:")
         typer.echo(f"  {kit_of(home, site).fingerprint}")
     if not made:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from protocol import files
-from protocol.children import Child, Program, Tick, keep, over_at_a_signal
+from protocol.children import Child, Program, Tick, keep
 from protocol.errors import ConsiliumError, SettingsError
 from server.control import Control, control, node_key
 from server.enrol import pins_of
@@ -35,11 +35,10 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 def serve(home: CoordinatorHome) -> None:
     """Run the coordinator until Ctrl-C or SIGTERM. `SettingsError` where it cannot start, or runs already."""
     require(home)
-    over = over_at_a_signal()
     files.write(home.superexec_secret, secrets.token_bytes(32))
     children = [Child(program, home.state, home.logs) for program in programs(home)]
     with control(local_address(home), home.ca) as link:
-        keep(home.state, children, over, paced(lambda: work(home, link)))
+        keep(home.state, children, paced(lambda: work(home, link)))
 
 
 def require(home: CoordinatorHome) -> None:

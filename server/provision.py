@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.certificates import issue, make_authority
-from privacy.keys import Pins, signer, write_pins
+from privacy.keys import Pins, Signer, read_pins, signer, write_pins
 from privacy.kit import Facts, Kit, pack_kit, read_kit
 from protocol import files
-from protocol.errors import SettingsError
+from protocol.errors import SettingsError, TrustError
 from server.federation import Federation, read_federation
 from server.home import CoordinatorHome
 
@@ -31,6 +31,19 @@ def renew_server(home: CoordinatorHome, now: datetime | None = None) -> None:
     _issue(home, read_federation(home.federation), now or datetime.now(UTC))
 
 
+def coordinator_key(home: CoordinatorHome) -> Signer:
+    """Return the coordinator's key; it is made once, before `federation.json` names it, and never again.
+
+    Raises SettingsError or TrustError where the one that is named is not there.
+    """
+    if home.pins.exists() and not home.key.exists():
+        raise SettingsError(f"{home.key} is not there: restore it from a copy; sites know no other")
+    key = signer(home.key)
+    if home.pins.exists() and read_pins(home.pins).coordinator != key.public:
+        raise TrustError(f"{home.pins} names another key than {home.key}: restore both from one copy")
+    return key
+
+
 def kit_of(home: CoordinatorHome, site: str) -> Kit:
     """Read the kit that was made for `site`; SettingsError where there is none."""
     path = home.of(site).kit
@@ -41,7 +54,7 @@ def kit_of(home: CoordinatorHome, site: str) -> Kit:
 
 def facts_of(home: CoordinatorHome, federation: Federation, site: str) -> Facts:
     """Return what a kit for `site` says, as things stand."""
-    return Facts(federation.name, site, federation.server.address, signer(home.key).public.hex())
+    return Facts(federation.name, site, federation.server.address, coordinator_key(home).public.hex())
 
 
 def _made(home: CoordinatorHome, federation: Federation, now: datetime) -> Iterator[Path]:
@@ -52,7 +65,7 @@ def _made(home: CoordinatorHome, federation: Federation, now: datetime) -> Itera
         _issue(home, federation, now)
         yield home.server_certificate
     if not home.pins.exists():
-        write_pins(home.pins, Pins(signer(home.key).public, {}))
+        write_pins(home.pins, Pins(coordinator_key(home).public, {}))
         yield home.pins
     for site in federation.sites:
         path = home.of(site).kit

@@ -31,6 +31,8 @@ log = logging.getLogger("consilium.runs")
 WANTED, SUBMITTED = "wanted.json", "submitted.json"
 MOST_FAILURES = 5
 LONGEST_PAUSE_S = 60.0
+STOP_S = 20.0
+"""How long a server application may take to stop."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Submission:
-    """Flower's newest run for ours: since when, how many rounds there were then, and what became of it."""
+    """Flower's newest run for ours: since when, how many rounds there were then, and what became of it.
+
+    `interrupted`: when it was asked to stop.
+    """
 
     flower: int
     at: float
@@ -52,7 +57,7 @@ class Submission:
     failures: int = 0
     why: str = ""
     ended: bool = False
-    interrupted: bool = False
+    interrupted: float = 0.0
 
 
 def want(folder: Path, wanted: Wanted) -> None:
@@ -123,7 +128,7 @@ def _interrupted(folder: Path, last: Submission) -> Submission:
     pid = holder(folder / CONDUCTOR)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
-    last = replace(last, interrupted=True)
+    last = replace(last, interrupted=time.time())
     _note(folder, last)
     return last
 
@@ -131,8 +136,9 @@ def _interrupted(folder: Path, last: Submission) -> Submission:
 def _end(folder: Path, last: Submission, control: Control) -> str | None:
     """Return why the submission has ended; None while it has not, or its process is still there."""
     why, pid = control.ended(last.flower), holder(folder / CONDUCTOR)
-    if why is not None and pid is not None:
-        log.warning("run %s: Flower has given it up (%s), its process %d is killed", folder.name, why, pid)
+    deaf = last.interrupted and time.time() > last.interrupted + STOP_S
+    if pid is not None and (why is not None or deaf):
+        log.warning("run %s: process %d is killed (%s)", folder.name, pid, why or "it does not stop")
         os.kill(pid, signal.SIGKILL)
         return None
     if why is None and (last.interrupted or _began(folder, last)) and pid is None:

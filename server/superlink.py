@@ -18,8 +18,6 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.children import die_with_parent
-
 BUSY_TIMEOUT_MS = 120_000
 FOR_SITES = "/v1/fleet/"
 
@@ -45,7 +43,6 @@ def patient(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
 
 def main() -> None:
     """Run the SuperLink."""
-    die_with_parent()
     vars(sql_mixin)["SQLITE_PRAGMAS"] = patient(SQLITE_PRAGMAS)
     extensions.get_middleware = lambda: (Middleware(Doors),)
     flower_superlink()

@@ -72,6 +72,7 @@ class Wire:
         self._grid = grid
         self._nodes: dict[str, int] = {}
         self._away: set[int] = set()
+        self._late: list[Sent] = []
 
     def meet(self, question: Task, sites: int, deadline_s: float, fewest: int = 0) -> list[Reply]:
         """Wait for `sites` nodes, ask each who it is, and remember; replies in name order.
@@ -101,6 +102,7 @@ class Wire:
         return self._hear(self._send((site, self._nodes[site], task) for site, task in tasks), deadline_s)
 
     def _send(self, tasks: Iterable[tuple[str, int, Task]]) -> list[Sent]:
+        self._drop_late()
         since = self._connected()
         return [self._send_one(site, node, task, since.get(node, "")) for site, node, task in tasks]
 
@@ -121,6 +123,7 @@ class Wire:
         for attempt in range(1, TRIES + 1):
             message = self._pull(sent, closes)
             if message is None and time.monotonic() >= closes:
+                self._late.append(sent)
                 return Arrival(sent.site, "late", None, f"no reply within {deadline_s:g} s", sent.size)
             if message is not None and not message.has_error():
                 self._away.discard(sent.node)
@@ -148,6 +151,19 @@ class Wire:
                     return None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_POLL_S)
+
+    def _drop_late(self) -> None:
+        """Take what came after its deadline off the link, and leave it at that."""
+        waiting = self._late
+        self._late = []
+        for sent in waiting:
+            if list(self._grid.pull_messages([sent.message])):
+                task = sent.task
+                log.warning(
+                    "%s of round %d: %s answered too late, discarded", task.kind, task.round, sent.site
+                )
+            else:
+                self._late.append(sent)
 
     def _back(self, node: int, closes: float) -> str | None:
         """Wait until a node is connected and return since when; None if it does not come back in time.

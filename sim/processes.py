@@ -34,8 +34,8 @@ class ProcessGrid(LocalGrid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Yield the replies that have come; a dead process is an error reply."""
         for number in message_ids:
-            asked = self._waiting[number]
-            if (reply := self._reply_to(asked)) is not None:
+            asked = self._waiting.get(number)
+            if asked is not None and (reply := self._reply_to(asked)) is not None:
                 del self._waiting[number]
                 yield reply
 

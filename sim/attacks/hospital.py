@@ -65,7 +65,9 @@ def hospital(recipe: Recipe, batch: Batch) -> Site:
     flat = Flat(build_model(recipe))
     settings = Settings("made-up", Path(), Path())
     owned = dict.fromkeys(flat.vectors, len(batch))
-    return Site(settings, recipe, cohort, flat, build_objectives(recipe), Local(), everybody, owned)
+    return Site(
+        settings, recipe, cohort, flat, build_objectives(recipe), Local(), everybody, len(batch), owned
+    )
 
 
 def treating(site: Site, batch: Batch) -> Site:

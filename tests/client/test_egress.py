@@ -77,7 +77,7 @@ TALLIES: Mapping[str, tuple[float, ...]] = {
 
 
 def _site(policy: Policy, recipe: Any = PLAIN) -> Site:
-    return Site(None, recipe, None, None, {}, None, torch.arange(0), {}, policy)  # pyright: ignore[reportArgumentType]
+    return Site(None, recipe, None, None, {}, None, torch.arange(0), 0, {}, policy)  # pyright: ignore[reportArgumentType]
 
 
 def _scores(policy: Policy, scores: Mapping[str, tuple[float, ...]]) -> dict[str, Any]:

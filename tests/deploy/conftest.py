@@ -4,15 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.federation import Federation, free_port
+from tests.deploy.federation import SITES, Federation, free_port
+from tests.deploy.link import Link
 
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Server, north and south, at work."""
-    found = Federation(tmp_path_factory.mktemp("federation"), free_port()).found()
-    found.start("server", "north", "south")
-    try:
-        yield found
-    finally:
-        found.stop()
+    port = free_port()
+    with Link(port) as link:
+        found = Federation(tmp_path_factory.mktemp("federation"), port, link).found()
+        found.start("server", *SITES)
+        try:
+            found.until_connected(*SITES)
+            yield found
+        finally:
+            found.stop()

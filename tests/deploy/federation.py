@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -22,22 +23,26 @@ from client.machine import Machine
 from privacy.kit import read_kit
 from protocol.children import kept
 from protocol.claim import holder
-from protocol.errors import SettingsError
+from protocol.errors import SettingsError, WireError
 from protocol.recipe import load_recipe
 from server import enrol
 from server.app import CONDUCTOR, LOG
+from server.control import control
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
+from server.operate import local_address
 from server.operate_cli import CATALOGUES
 from server.operate_cli import begin as begin_run
 from server.provision import provision
 from server.runs import Wanted, status_of
 from sim.phantom import write_phantom
+from tests.deploy.link import Link
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "phantom.yaml"
 SMALL = ["training.steps=2", "training.batch=4", "evaluation.every=50", "model.channels=[8,8]"]
 SITES = ("north", "south")
+BEHIND_THE_LINK = "south"
 POLICY = """\
 recipes: {rules: [{name: ["*"]}]}
 privacy: {required: false, largest_delta: null, largest_epsilon_run: null, largest_epsilon_cohort: null}
@@ -54,6 +59,7 @@ class Federation:
 
     folder: Path
     port: int
+    link: Link
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -73,7 +79,8 @@ class Federation:
         for number, name in enumerate(sites, start=1):
             add_site(home.federation, name, "")
             provision(home)
-            self.join(name, self.folder / "data" / f"site_{number}")
+            way = self.link.address if name == BEHIND_THE_LINK else ""
+            self.join(name, self.folder / "data" / f"site_{number}", way)
         for name in sites:  # a site knows those that joined after it only from a newer membership
             accept(self.site(name), home.of(name).membership.read_bytes())
         return self
@@ -102,6 +109,16 @@ class Federation:
                     words, stdout=log, stderr=log, cwd=self.folder, env=environment
                 )
 
+    def connected(self) -> set[str]:
+        """The sites that the server sees; none while it is not there itself."""
+        with suppress(WireError), control(local_address(self.coordinator), self.coordinator.ca) as link:
+            return {node.name for node in link.nodes() if node.connected}
+        return set()
+
+    def until_connected(self, *names: str) -> None:
+        """Wait until the server sees exactly these sites."""
+        self.until(lambda: self.connected() == set(names), f"{names} are connected")
+
     def pid(self, name: str, program: str) -> int:
         """The process of a keeper's child, once it runs."""
         state = self.coordinator.state if name == "server" else self.site(name).state
@@ -129,33 +146,29 @@ class Federation:
         )
 
     def stop(self, *names: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """End keepers."""
-        for name in names or tuple(self.processes):
-            self.processes[name].send_signal(how)
-        for name in names or tuple(self.processes):
-            process = self.processes.pop(name)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+        """End keepers; all by default."""
+        ending = {name: self.processes.pop(name) for name in names or tuple(self.processes)}
+        for process in ending.values():
+            process.send_signal(how)
+        slow = [name for name, process in ending.items() if not _ended(process)]
+        assert not slow, f"{slow} had to be killed\n{self.logs()}"
 
     # -- runs --------------------------------------------------------------------------------
 
-    def begin(self, *words: str, sites: int = len(SITES)) -> Path:
+    def begin(self, *words: str, going: bool = True) -> Path:
         """Ask for a run; its folder."""
         recipe = load_recipe(RECIPE, [*SMALL, *words], CATALOGUES)
-        return begin_run(self.coordinator, recipe, Wanted(going=True, sites=sites, tracking="off"))
+        return begin_run(self.coordinator, recipe, Wanted(going, len(SITES), "off"))
 
-    def until_rounds(self, run: Path, number: int, seconds: float = 120.0) -> None:
+    def until_rounds(self, run: Path, number: int, seconds: float = 240.0) -> None:
         """Wait for the end of a round."""
         self.until(lambda: rounds(run) >= number, f"{run.name} has {number} rounds", seconds)
 
-    def until_finished(self, run: Path, seconds: float = 180.0) -> None:
+    def until_finished(self, run: Path, seconds: float = 240.0) -> None:
         """Wait for the end of a run."""
         self.until(lambda: status_of(run) == "finished", f"{run.name} is finished", seconds)
 
-    def until(self, found: Callable[[], T], what: str, seconds: float = 90.0) -> T:
+    def until(self, found: Callable[[], T], what: str, seconds: float = 240.0) -> T:
         """Poll until `found` returns something true, and return it; fail with every log."""
         closes = time.monotonic() + seconds
         while time.monotonic() < closes:
@@ -191,6 +204,16 @@ def rounds(run: Path) -> int:
     """How many rounds of a run have ended."""
     path = run / "rounds.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
 
 
 def _pid(state: Path, program: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def test_processes_are_killed_in_the_middle_of_rounds(federation: Federation, tm
         began = time.monotonic()
         kill(federation, run)
         federation.until_rounds(run, number)
-        print(f"{kill.__name__}: round {number} ended {time.monotonic() - began:.0f} s after the kill")
+        sys.stdout.write(
+            f"{kill.__name__}: round {number} ended {time.monotonic() - began:.0f} s after the kill\n"
+        )
     federation.until_finished(run)
 
     record = read_record(run)

@@ -29,7 +29,10 @@ def test_a_crash_before_the_last_step_leaves_the_old_file(
     monkeypatch.setattr(os, "fsync", _full)
     with pytest.raises(OSError, match="no space"):
         files.write(path, b"new")
+    with pytest.raises(OSError, match="no space"):
+        files.create(tmp_path / "key", b"new")
     assert path.read_bytes() == b"old"
+    assert not (tmp_path / "key").exists()
 
 
 def test_what_is_there_is_not_created_again(tmp_path: Path) -> None:
@@ -38,6 +41,7 @@ def test_what_is_there_is_not_created_again(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         files.create(path, b"two")
     assert (path.read_bytes(), _mode(path)) == (b"one", files.PRIVATE)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def _full(_handle: int) -> None:

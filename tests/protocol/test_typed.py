@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union
 
 import pytest
@@ -30,6 +31,7 @@ FITS = [
     (3, float, 3.0),
     (True, bool, True),
     ("x", str, "x"),
+    ("/srv/../scans", Path, Path("/srv/../scans")),
     (3, SMALL, 3),
     ("red", COLOUR, "red"),
     ("a", Literal["a", "b"], "a"),
@@ -64,6 +66,8 @@ REFUSED = [
     (1.0, int, "key: expected a whole number, found 1.0"),
     ("1", int, "key: expected a whole number, found '1'"),
     (1, str, "key: expected text, found 1"),
+    ("", Path, "key: expected a path, found ''"),
+    (1, Path | None, "key: expected a path, found 1"),
     (None, str, "key: expected text, found null"),
     (float("nan"), float, "key: expected a number that fits, found nan"),
     (float("-inf"), Any, "key: expected a number that fits, found -inf"),
