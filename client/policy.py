@@ -114,8 +114,8 @@ class Floor:
     required: bool = True
     least_noise_multiplier: NotNegative = 0.5
     largest_clip_norm: Positive | None = 100.0
-    largest_epsilon_run: Positive | None = 8.0
-    largest_epsilon_cohort: Positive | None = 10.0
+    largest_epsilon_run: Positive | None = 4.0
+    largest_epsilon_cohort: Positive | None = 8.0
     largest_delta: Inside | None = 1e-5
 
     def delta(self, recipe: Recipe, patients: int) -> float:

@@ -29,7 +29,7 @@ class Effort:
 
     canaries: int = canaries.CANARIES
     models: int = 8
-    inversion_steps: int = inversion.STEPS
+    inversion_starts: int = inversion.STARTS
     training_steps: int = 100
 
 
@@ -48,7 +48,7 @@ def event_of(recipe: Recipe, patients: int) -> Event:
 def parts(recipe: Recipe, event: Event, effort: Effort) -> Mapping[str, int]:
     """Return attack -> how often its `watch` is called."""
     twice = 2 if recipe.privacy.epsilon else 1
-    once = {"epsilon": event.steps, "membership": effort.models, "inversion": effort.inversion_steps}
+    once = {"epsilon": event.steps, "membership": effort.models, "inversion": effort.inversion_starts}
     return {name: twice * number for name, number in once.items()}
 
 
@@ -87,11 +87,14 @@ def membership_found(recipe: Recipe, effort: Effort, seed: int, watch: Watch) ->
 
 def scan_rebuilt(recipe: Recipe, event: Event, effort: Effort, seed: int, watch: Watch) -> Attack:
     """Gradient inversion, without privacy and with the recipe's clipping and noise."""
-    control = inversion.measure(recipe, None, seed, effort.inversion_steps, watch)
-    setting = {"steps": effort.inversion_steps, "mean_scan_db": control.mean_psnr}
+    attack = partial(inversion.measure, starts=effort.inversion_starts, watch=watch)
+    control = attack(recipe, None, seed)
+    setting = {"starts": effort.inversion_starts, "mean_scan_db": control.mean_psnr}
     if not recipe.privacy.epsilon:
         return Attack("inversion", control.psnr, None, None, setting)
-    defended = inversion.measure(recipe, event.noise_multiplier, seed, effort.inversion_steps, watch)
+    defended = inversion.measure(
+        recipe, event.noise_multiplier, seed, starts=effort.inversion_starts, watch=watch
+    )
     return Attack("inversion", control.psnr, defended.psnr, control.mean_psnr + MARGIN_DB, setting)
 
 

@@ -70,6 +70,21 @@ def hospital(recipe: Recipe, batch: Batch) -> Site:
     )
 
 
+def scan_of(coarse: Tensor, shape: torch.Size) -> Tensor:
+    """Return the smooth scans `shape` that a few values a side make; a table is itself."""
+    if len(shape) == 2:  # noqa: PLR2004 - (patients, features)
+        return coarse
+    smooth = interpolate(coarse, shape[2:], mode=_MODES[len(shape) - 2])
+    each = smooth.flatten(1)
+    return ((each - each.mean(1, keepdim=True)) / each.std(1, keepdim=True)).view_as(smooth)
+
+
+def guess_of(scan: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw what `scan_of` makes a scan of this shape from, without a look at it."""
+    sides = scan.shape[2:]
+    return torch.randn(*scan.shape[:2], *[side // _COARSE for side in sides], generator=generator)
+
+
 def treating(site: Site, batch: Batch) -> Site:
     """Return the same site, model and all, with other patients."""
     everybody = torch.arange(len(batch))
@@ -77,7 +92,8 @@ def treating(site: Site, batch: Batch) -> Site:
     cohort = replace(
         site.cohort, patients=names, patient=everybody, split=torch.zeros_like(everybody), cases=batch
     )
-    return replace(site, cohort=cohort, rows=everybody, owned=dict.fromkeys(site.owned, len(batch)))
+    owned = dict.fromkeys(site.owned, len(batch))
+    return replace(site, cohort=cohort, rows=everybody, patients=len(batch), owned=owned)
 
 
 def dims_of(recipe: Recipe) -> int:
@@ -87,10 +103,8 @@ def dims_of(recipe: Recipe) -> int:
 
 
 def _scans(patients: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    coarse = torch.randn(patients, 1, *[side // _COARSE for side in shape], generator=generator)
-    smooth = interpolate(coarse, shape, mode=_MODES[len(shape)])
-    each = smooth.flatten(1)
-    return ((each - each.mean(1, keepdim=True)) / each.std(1, keepdim=True)).view_as(smooth)
+    whole = torch.Size((patients, 1, *shape))
+    return scan_of(torch.randn(patients, 1, *[side // _COARSE for side in shape], generator=generator), whole)
 
 
 def _table(patients: int, modality: Modality, generator: torch.Generator) -> Tensor:

@@ -3,11 +3,16 @@
     Geiping, Bauermeister, Droege, Moeller: Inverting Gradients - How easy is it to break privacy
     in federated learning? NeurIPS 2020.
 
-    x* = argmin over x of  1 - cos(gradient(x), what was released) + smooth * total variation(x)
+    x* = argmin over x of  1 - cos(gradient(x), what was released)
 
 The case is the adversary's best: one patient, one step, so that the update is minus the rate times
-one gradient; the parameters and the label known; and the scan's normalisation known too (mean 0,
-standard deviation 1), since a network with normalising layers tells no scale. The victim is made up.
+one gradient; the label known; the scan's normalisation known (mean 0, standard deviation 1), since a
+network with normalising layers tells no scale; and how smooth scans are, so that it searches smooth
+ones alone (`hospital.scan_of`). The adversary is the coordinator, so the parameters are its choice:
+it raises every norm's shift until no ReLU closes (Boenisch et al., EuroS&P 2023, choose parameters for
+linear layers). The network is then nearly linear, and a descent from a few starts finds the scan,
+which on untrained parameters it does not. No site can tell such parameters from trained ones.
+The victim is made up.
 
 A reconstruction is judged by its peak signal-to-noise ratio over the scan's own range,
 
@@ -16,13 +21,14 @@ A reconstruction is judged by its peak signal-to-noise ratio over the scan's own
 beside that of the hospital's mean scan, which an adversary may guess without any attack.
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.sampling import seeded
 from client.site import Site
@@ -31,18 +37,20 @@ from privacy.dpsgd import PrivateGradient
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.recipe import Recipe
-from sim.attacks.hospital import cases, hospital
+from sim.attacks.hospital import cases, guess_of, hospital, scan_of
 
 PATIENTS = 16
 """Who the mean scan is the mean of; the first is the victim."""
+STARTS = 4
 STEPS = 400
-SMOOTH = 1e-4
-RATE = 0.1
+"""Of L-BFGS, at most, from each start."""
+OPEN = 4.0
+"""Shift of every norm, in standard deviations of what it normalises."""
 
-Images = dict[str, Tensor]
+Images = Mapping[str, Tensor]
 """Modality -> `(1, ...)`, what the adversary believes that it looks like."""
 Watch = Callable[[], object]
-"""Called after every step of the attack."""
+"""Called after every start of the attack."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +62,39 @@ class Rebuilt:
 
 
 def measure(
-    recipe: Recipe, noise_multiplier: float | None, seed: int, steps: int = STEPS, watch: Watch = lambda: None
+    recipe: Recipe,
+    noise_multiplier: float | None,
+    seed: int,
+    *,
+    starts: int = STARTS,
+    steps: int = STEPS,
+    watch: Watch = lambda: None,
 ) -> Rebuilt:
     """Attack one step of the recipe's own model; `noise_multiplier` None is training without privacy."""
     site = hospital(recipe, cases(recipe, PATIENTS, seed))
     victim = site.cohort.cases.map(lambda x: x[:1])
-    groups = list(site.flat.vectors)
-    site.flat.train_only(groups)
+    site.flat.train_only(list(site.flat.vectors))
     site.flat.model.train()
+    leave_open(site.flat.model)
     released = (
         plainly(site, victim) if noise_multiplier is None else privately(site, victim, noise_multiplier)
     )
-    guess = rebuild(site, released, victim, seed=seed, steps=steps, watch=watch)
+    guess = rebuild(site, released, victim, seed=seed, starts=starts, steps=steps, watch=watch)
     mean = {name: x.mean(0, keepdim=True) for name, x in site.cohort.cases.inputs.items()}
     return Rebuilt(psnr(guess, victim.inputs), psnr(mean, victim.inputs))
 
 
+@torch.no_grad()
+def leave_open(model: nn.Module) -> None:
+    """Choose the norms' shifts as the adversary does."""
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.bias.fill_(OPEN)
+
+
 def plainly(site: Site, victim: Batch) -> list[Tensor]:
     """Return the gradient that an undefended step on one patient lets out, a tensor a parameter."""
-    return [g.detach() for g in _gradient(site, victim)]
+    return [g.detach() for g in _gradient(site.flat.model, site, victim)]
 
 
 def privately(site: Site, victim: Batch, noise_multiplier: float) -> list[Tensor]:
@@ -86,25 +108,46 @@ def privately(site: Site, victim: Batch, noise_multiplier: float) -> list[Tensor
 
 
 def rebuild(
-    site: Site, released: list[Tensor], victim: Batch, *, seed: int, steps: int, watch: Watch = lambda: None
+    site: Site,
+    released: Sequence[Tensor],
+    victim: Batch,
+    *,
+    seed: int,
+    starts: int = STARTS,
+    steps: int = STEPS,
+    watch: Watch = lambda: None,
 ) -> Images:
     """Return the images whose gradient points where `released` does; of `victim` only labels are read."""
     generator = seeded(seed, "inversion")
-    guess = {
-        name: torch.randn(x.shape, generator=generator).requires_grad_() for name, x in victim.inputs.items()
-    }
-    optimiser = torch.optim.Adam(guess.values(), RATE)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        found = _gradient(site, replace(victim, inputs=guess))
-        loss = _angle(found, released) + SMOOTH * sum(map(_roughness, guess.values()))
-        pulls = torch.autograd.grad(loss, list(guess.values()))
-        for image, pull in zip(guess.values(), pulls, strict=True):
-            image.grad = pull
-        optimiser.step()
-        decay.step()
+    found: list[tuple[float, Images]] = []
+    for _ in range(starts):
+        guess = {name: guess_of(x, generator).double() for name, x in victim.inputs.items()}
+        found.append(_descend(site, released, victim, guess, steps))
         watch()
-    return {name: _normalised(image.detach()) for name, image in guess.items()}
+    return min(found, key=lambda each: each[0])[1]
+
+
+def _descend(
+    site: Site, released: Sequence[Tensor], victim: Batch, guess: Images, steps: int
+) -> tuple[float, Images]:
+    """Change `guess` until its gradient is the nearest thereabouts: the angle left, and the images."""
+    model = copy.deepcopy(site.flat.model).double()
+    targets = {name: t.double() if t.is_floating_point() else t for name, t in victim.targets.items()}
+    aim = [gradient.double() for gradient in released]
+    variables = [each.requires_grad_() for each in guess.values()]
+    optimiser = torch.optim.LBFGS(variables, max_iter=steps, history_size=50, line_search_fn="strong_wolfe")
+
+    def images() -> Images:
+        return {name: scan_of(each, victim.inputs[name].shape) for name, each in guess.items()}
+
+    def angle() -> Tensor:
+        loss = _angle(_gradient(model, site, replace(victim, inputs=images(), targets=targets)), aim)
+        for variable, pull in zip(variables, torch.autograd.grad(loss, variables), strict=True):
+            variable.grad = pull
+        return loss.detach()
+
+    optimiser.step(angle)
+    return float(angle()), {name: image.detach().float() for name, image in images().items()}
 
 
 def psnr(guess: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
@@ -116,24 +159,17 @@ def psnr(guess: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
     return -10 * math.log10(max(float(torch.cat(errors).mean()), 1e-12))
 
 
-def _gradient(site: Site, batch: Batch) -> tuple[Tensor, ...]:
-    parameters = list(site.flat.model.parameters())
-    loss = total_loss(site.flat.model(batch), batch, site.recipe.heads, site.objectives)
+def _gradient(model: nn.Module, site: Site, batch: Batch) -> tuple[Tensor, ...]:
+    loss = total_loss(model(batch), batch, site.recipe.heads, site.objectives)
+    parameters = list(model.parameters())
     return torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
 
 
-def _angle(found: tuple[Tensor, ...], released: list[Tensor]) -> Tensor:
-    """One minus the cosine between two gradients as whole vectors."""
-    product = sum((f * r).sum() for f, r in zip(found, released, strict=True))
-    lengths = [torch.stack([t.square().sum() for t in tensors]).sum() for tensors in (found, released)]
-    return 1 - product / (lengths[0] * lengths[1]).clamp(min=1e-24).sqrt()
+def _angle(found: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
+    """One minus the cosine, mean over parameters and the whole.
 
-
-def _roughness(image: Tensor) -> Tensor:
-    """Total variation: the mean absolute step between neighbours along every axis of space."""
-    axes = range(2, image.ndim)
-    return sum((image.diff(dim=axis).abs().mean() for axis in axes), torch.zeros(()))
-
-
-def _normalised(image: Tensor) -> Tensor:
-    return (image - image.mean()) / image.std().clamp(min=1e-6) if image.ndim > 2 else image  # noqa: PLR2004 - a table
+    As one vector the last layer drowns the others; one by one they lose their proportions.
+    """
+    pairs = [(f.flatten(), r.flatten()) for f, r in zip(found, released, strict=True) if r.any()]
+    whole = tuple(torch.cat(side) for side in zip(*pairs, strict=True))
+    return torch.stack([1 - torch.cosine_similarity(f, r, 0) for f, r in (*pairs, whole)]).mean()

@@ -15,7 +15,7 @@ from tests.server import records
 
 EPSILON = Attack("epsilon", 5.1, 0.8, 8.0, {"canaries": 1000, "guesses": 120})
 MEMBERSHIP = Attack("membership", 0.9, 0.01, 0.05, {"models": 8})
-INVERSION = Attack("inversion", 44.0, 3.0, 13.5, {"steps": 400})
+INVERSION = Attack("inversion", 44.0, 3.0, 13.5, {"starts": 4})
 EVIDENCE = Evidence("abc", "0123", "2026-01-01T10:15:00+00:00", (EPSILON, MEMBERSHIP, INVERSION))
 
 

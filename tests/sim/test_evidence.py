@@ -18,7 +18,7 @@ from sim.evidence import Effort, attacks, event_of, parts, undefended
 from tests.server import records
 from tests.sim.attacks.rigged import TABLE
 
-LITTLE = Effort(canaries=40, models=4, inversion_steps=10, training_steps=3)
+LITTLE = Effort(canaries=40, models=4, inversion_starts=1, training_steps=3)
 RECIPE = replace(
     TABLE, rounds=2, privacy=replace(TABLE.privacy, epsilon=8.0, noise_multiplier=3.0), name="audited"
 )

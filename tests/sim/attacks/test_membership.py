@@ -1,30 +1,29 @@
-"""Who was trained on is found without privacy, and is not at epsilon 1.
-
-At epsilon 8 bar A2 is not met on these patients, 32 at a time with coins for labels: see decision 8.
-"""
+"""A2: who was trained on is found without privacy, and not with the most that the shipped policy allows."""
 
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 
+from client.policy import HOSPITAL, read_policy
 from privacy.accounting import Event, epsilon
 from protocol.recipe import Head, Modality, Part, Privacy, Recipe, Training
 from sim.attacks.membership import found_at, halves, likelihood_ratios, measure
 from sim.evidence import undefended
 from tests.sim.attacks.rigged import rig
 
-NOISE = 14.0
-"""What epsilon 1 at delta 1e-5 takes for these 40 steps at rate 1/2; a test holds it to that."""
+NOISE = 3.6
+"""What the shipped policy's epsilon takes for these 40 steps at rate 1/2; a test holds it to that."""
 RECIPE = Recipe(
     "memory",
     {"ehr": Modality("table", 100)},
     {"grade": Head("classification", 1, Part("bce"))},
     Part("none"),
     Part("table_mlp", {"hidden": (32,)}),
-    privacy=Privacy(epsilon=1.0, delta=1e-5, noise_multiplier=NOISE),
+    privacy=Privacy(epsilon=4.0, delta=1e-5, noise_multiplier=NOISE),
 )
 TRAINING = Training(steps=40, batch=16, optimizer="adam", rate=0.01)
 EFFORT = {"models": 16, "patients": 64, "training": TRAINING}
@@ -36,15 +35,16 @@ def test_members_are_found_without_privacy() -> None:
     assert found.found >= 0.4
 
 
-def test_the_noise_is_what_the_promise_takes() -> None:
-    event = Event(NOISE, 0.5, TRAINING.steps or 0)
-    assert 0.8 < epsilon([event], 1e-5) <= 1.0
+def test_the_noise_is_what_the_shipped_policy_takes() -> None:
+    most = read_policy(HOSPITAL).privacy.largest_epsilon_run
+    assert most is not None
+    assert 0.9 * most < epsilon([Event(NOISE, 0.5, TRAINING.steps or 0)], 1e-5) <= most
 
 
 @pytest.mark.slow
-def test_members_are_not_found_at_epsilon_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_are_not_found_under_the_shipped_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     rig(monkeypatch, 0)
-    assert measure(RECIPE, 0, **EFFORT).found <= 0.05
+    assert fmean(measure(RECIPE, seed, **EFFORT).found for seed in range(4)) <= 0.05
 
 
 @pytest.mark.slow
