@@ -4,8 +4,10 @@ What is tested is what the files say: a container here gets its locks from a ser
 """
 
 import os
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +17,18 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ENVIRONMENT = os.environ | {"CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}
 LISTENS = "0A"
+TOOLS = ("buildah", "podman", "runc", "mmdebstrap", "nginx")
+MISSING = [tool for tool in TOOLS if shutil.which(tool) is None] + ["root"] * (os.geteuid() != 0)
+BASE, IMAGE = "localhost/consilium-test-base", "localhost/consilium-test"
+
+
+def build() -> str:
+    """Build the image, and return its name; CONSILIUM_IMAGE names one that was built elsewhere."""
+    if built := os.environ.get("CONSILIUM_IMAGE"):
+        return built
+    for words in ([DEPLOY / "debian-base", BASE], [DEPLOY / "build", BASE, IMAGE]):
+        subprocess.run(words, env=ENVIRONMENT, check=True, timeout=900)
+    return IMAGE
 
 
 def service(file: str, name: str) -> dict[str, Any]:
@@ -75,6 +89,14 @@ class Container:
     def processes(self) -> list[int]:
         """Numbers of its processes on this machine."""
         return [int(line) for line in podman("top", self.number, "hpid").splitlines()[1:]]
+
+
+def until(found: Callable[[], object], tell: Callable[[], str] = str, seconds: float = 150.0) -> None:
+    """Poll until `found` returns something true; where it does not, fail with what `tell` says."""
+    closes = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < closes, tell()
+        time.sleep(0.2)
 
 
 def weaknesses(container: Container) -> set[str]:

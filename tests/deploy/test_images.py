@@ -1,26 +1,17 @@
-"""The image, built and run for real: locked in as the compose files say, and at work all the same.
-
-CONSILIUM_IMAGE tests an image that was built elsewhere; else it is built here.
-"""
+"""The image, built and run for real: locked in as the compose files say, and at work all the same."""
 
 import json
 import os
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.deploy.podman import DEPLOY, ENVIRONMENT, Container, locks, podman, service, weaknesses
+from tests.deploy.podman import DEPLOY, MISSING, Container, locks, podman, service, until, weaknesses
 from tests.test_project import PINNED, WANTED
 
-TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
-MISSING = [tool for tool in TOOLS if shutil.which(tool) is None] + ["root"] * (os.geteuid() != 0)
-BASE, IMAGE = "localhost/consilium-test-base", "localhost/consilium-test"
 IDLE = ["python", "-c", "import signal; signal.pause()"]
 SITE = service("compose.site.yaml", "site")
 SERVER = service("compose.coordinator.yaml", "server")
@@ -31,15 +22,6 @@ pytestmark = [
     pytest.mark.deploy,
     pytest.mark.skipif(bool(MISSING), reason=f"deploy/ci-tools was not run: no {', '.join(MISSING)}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    if built := os.environ.get("CONSILIUM_IMAGE"):
-        return built
-    for words in ([DEPLOY / "debian-base", BASE], [DEPLOY / "build", BASE, IMAGE]):
-        subprocess.run(words, env=ENVIRONMENT, check=True, timeout=600)
-    return IMAGE
 
 
 @pytest.fixture
@@ -182,14 +164,6 @@ def test_two_sites_and_a_coordinator_train_with_privacy(image: str, folder: Path
         (only,) = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
         assert [site["status"] for site in only["sites"]] == ["accepted", "accepted"]
         assert all(0 < site["epsilon"] <= 8 for site in only["sites"])
-
-
-def until(found: Callable[[], object], tell: Callable[[], str] = str, seconds: float = 150.0) -> None:
-    """Poll until `found` returns something true."""
-    closes = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < closes, tell()
-        time.sleep(0.2)
 
 
 def _logs(folder: Path) -> str:
