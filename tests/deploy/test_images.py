@@ -4,18 +4,22 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from server.home import CoordinatorHome
 from tests.deploy.podman import DEPLOY, MISSING, Container, locks, podman, service, until, weaknesses
+from tests.deploy.proxy import proxy
 from tests.test_project import PINNED, WANTED
 
 IDLE = ["python", "-c", "import signal; signal.pause()"]
 SITE = service("compose.site.yaml", "site")
 SERVER = service("compose.coordinator.yaml", "server")
 HOME = "/var/lib/consilium"
+PROXY = (DEPLOY / "proxy.conf").read_text()
 SMALL = ["rounds=1", "training.steps=2", "training.batch=4", "model.channels=[8,8]"]
 
 pytestmark = [
@@ -125,40 +129,42 @@ def test_a_simulation_runs_where_only_its_folder_can_be_written(image: str, fold
 
 @pytest.fixture
 def network() -> Iterator[str]:
-    """A network of its own, without a way out."""
+    """A network of its own; this machine is 10.89.77.1 in it."""
     name = "consilium-test"
-    podman("network", "create", "--internal", "--subnet=10.89.77.0/24", name)
+    podman("network", "create", "--subnet=10.89.77.0/24", name)
     yield name
     podman("network", "rm", "--force", name)
 
 
 def test_two_sites_and_a_coordinator_train_with_privacy(image: str, folder: Path, network: str) -> None:
-    address = "10.89.77.10"
-    found = [f"--volume={DEPLOY / 'found.py'}:/found.py:ro", f"--volume={folder}:/federation"]
-    words = ["/found.py", "/federation", address, "north", "south"]
-    podman("run", "--rm", *locks(SITE), *found, "--network=none", "--entrypoint=python", image, "-P", *words)
+    """The sites reach the server through the proxy, by the name that is in its certificate."""
+    there, proxied = "10.89.77.10", "10.89.77.1"
+    volumes = [f"--volume={DEPLOY / 'found.py'}:/found.py:ro", f"--volume={folder}:/federation"]
+    words = ["/found.py", "/federation", "server", "north", "south"]
+    podman(
+        "run", "--rm", *locks(SITE), *volumes, "--network=none", "--entrypoint=python", image, "-P", *words
+    )
+    home = CoordinatorHome(folder / "coordinator")
 
-    def start(found: dict[str, object], name: str, *options: str) -> Container:
-        volumes = [
-            f"--volume={folder / name}:{HOME}",
-            f"--volume={folder / 'phantom'}:/federation/phantom:ro",
-        ]
-        command = [str(word) for word in found["command"]]
-        options = (*locks(found), *volumes, f"--network={network}", *options)
-        return Container.start(image, options, *command, patience_s=30)
+    def start(found: dict[str, Any], name: str, *options: str) -> Container:
+        phantom = f"--volume={folder / 'phantom'}:/federation/phantom:ro"
+        places = (f"--volume={folder / name}:{HOME}", phantom, f"--network={network}")
+        return Container.start(image, [*locks(found), *places, *options], *found["command"], patience_s=30)
 
     with (
-        start(SERVER, "coordinator", f"--ip={address}") as server,
-        start(SITE, "north") as north,
-        start(SITE, "south") as south,
+        start(SERVER, "coordinator", f"--ip={there}") as server,
+        proxy(PROXY, home, here=f"{proxied}:8443", server=f"{there}:8443"),
+        start(SITE, "north", f"--add-host=server:{proxied}") as north,
+        start(SITE, "south", f"--add-host=server:{proxied}") as south,
     ):
         until(lambda: "may connect" in server.logs(), server.logs)
         recipe = ["/opt/consilium/recipes/phantom.yaml", *SMALL, "privacy.epsilon=8"]
         server.run("consilium", "run", "start", *recipe, "--tracking=off")
-        (run,) = (folder / "coordinator" / "runs").glob("phantom-*")
+        (run,) = home.runs.glob("phantom-*")
         until((run / "report.html").exists, lambda: _logs(folder))
 
         assert weaknesses(north) | weaknesses(south) == set()
+        assert weaknesses(server) == {"listener"}
         for site in (north, south):
             podman("healthcheck", "run", site.number)
         (only,) = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]

@@ -2,7 +2,6 @@
 
 import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from server.home import CoordinatorHome
 from server.provision import provision
 from tests.deploy.federation import free_port
 from tests.deploy.podman import DEPLOY
+from tests.deploy.proxy import proxy
 
 TEXT = (DEPLOY / "proxy.conf").read_text()
 HIDDEN = [
@@ -73,25 +73,11 @@ def server(home: CoordinatorHome) -> Iterator[int]:
 
 
 @contextmanager
-def proxy(text: str, home: CoordinatorHome, server: int) -> Iterator[int]:
-    """Run nginx with a file, its places changed to those of this test; its port."""
-    port, folder = free_port(), home.folder.parent
-    for there, here in {
-        "/tmp/": f"{folder}/",
-        "server:8443;": f"127.0.0.1:{server};",
-        "listen 8443": f"listen 127.0.0.1:{port}",
-        "/etc/consilium/ca.pem": str(home.ca),
-        "/etc/consilium/": f"{home.folder}/",
-    }.items():
-        text = text.replace(there, here)
-    (folder / "proxy.conf").write_text(text)
-    with (folder / "proxy.log").open("wb") as log:
-        process = subprocess.Popen(["nginx", "-c", folder / "proxy.conf"], stdout=log, stderr=log)
-    try:
+def open_door(text: str, home: CoordinatorHome, server: int) -> Iterator[int]:
+    """The proxy at a free port, with the file `text`; the port."""
+    port = free_port()
+    with proxy(text, home, here=f"127.0.0.1:{port}", server=f"127.0.0.1:{server}"):
         yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def ask(port: int, ca: Path, path: str, body: bytes = b"") -> tuple[int, str]:
@@ -111,7 +97,7 @@ def ask(port: int, ca: Path, path: str, body: bytes = b"") -> tuple[int, str]:
 
 
 def test_sites_see_what_they_need_and_nothing_else(home: CoordinatorHome, server: int) -> None:
-    with proxy(TEXT, home, server) as port:
+    with open_door(TEXT, home, server) as port:
         assert ask(port, home.ca, "/v1/fleet/pull", b"x" * 5_000_000) == (200, "/v1/fleet/pull 5000000")
         assert [path for path in HIDDEN if ask(port, home.ca, path)[0] != 404] == []
 
@@ -121,7 +107,7 @@ def test_a_door_too_wide_is_seen(home: CoordinatorHome, server: int) -> None:
         "superlink/v1/fleet/;", "superlink;"
     )
 
-    with proxy(wide, home, server) as port:
+    with open_door(wide, home, server) as port:
         assert ask(port, home.ca, "/v1/control/start")[0] == 200
 
 
@@ -129,5 +115,5 @@ def test_the_proxy_trusts_only_the_federations_server(home: CoordinatorHome, ser
     """A server behind it with a certificate of nobody's is not spoken to."""
     stranger = TEXT.replace("proxy_ssl_name server", "proxy_ssl_name stranger")
 
-    with proxy(stranger, home, server) as port:
+    with open_door(stranger, home, server) as port:
         assert ask(port, home.ca, "/v1/fleet/pull")[0] == 502
