@@ -2,6 +2,8 @@
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -14,9 +16,9 @@ from client import operate_cli as site_commands
 from client.cli import site
 from protocol.errors import ConsiliumError
 from server import operate_cli as server_commands
-from server.cli import RUNS, Out, RunName, find_run, report, runs
+from server.cli import RUNS, Out, report, runs
 from server.federation_cli import federation
-from server.operate_cli import Home, server
+from server.operate_cli import Run, run_in, server
 from sim.cli import resume as resume_simulated
 from sim.cli import sim
 from sim.privacy_cli import privacy
@@ -25,9 +27,16 @@ cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_hel
 
 
 @runs.command()
-def resume(run: RunName, out: Out = RUNS, home: Home | None = None) -> None:
+def resume(
+    run: Run = "",
+    out: Out = RUNS,
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder, for a federation's run"),
+    ] = None,
+) -> None:
     """Go on with a run from its last checkpoint: of a federation (--home), or a simulated one (--out)."""
-    folder = find_run(home / RUNS if home else out, run)
+    folder = run_in(home / RUNS if home else out, run)
     if server_commands.is_of_federation(folder):
         server_commands.resume_run(folder)
     else:

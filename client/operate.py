@@ -20,7 +20,7 @@ from client.books import note
 from client.enrol import membership_of
 from client.home import SiteHome
 from client.machine import Machine, read_machine, settings_of
-from client.reach import CERTIFICATE, reach
+from client.reach import is_strange, reach
 from protocol import files
 from protocol.checks import Check
 from protocol.children import Child, Program, keep
@@ -60,7 +60,7 @@ def require_ours(home: SiteHome, checks: Sequence[Check]) -> None:
     for check in checks:
         if check.state != "failed":
             continue
-        if check.what == CERTIFICATE:
+        if is_strange(check):
             note(settings_of(home), "connect", "refused", check.found)
             raise TrustError(f"{check.found}: {check.remedy}")
         log.warning("%s: %s (%s)", check.what, check.found, check.remedy)

@@ -21,12 +21,15 @@ from flwr.proto.control_pb2 import (  # pyright: ignore[reportAttributeAccessIss
     UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.proto.run_pb2 import Run  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from protocol.bundle import bundle, bundle_hash
 from protocol.errors import WireError
+
+_NO_SUCH_RUN = 404
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,21 @@ class Control:
     def ended(self, number: int) -> str | None:
         """Return why Flower's run has ended, in Flower's words; None while it has not."""
         with _reached():
-            status = self._client.ListRuns(ListRunsRequest(run_id=number)).run_dict[number].status
+            runs = self._runs(number)
+        if number not in runs:
+            return "not known to the SuperLink"
+        status = runs[number].status
         if status.status != Status.FINISHED:
             return None
         return f"{status.sub_status}: {status.details}" if status.details else status.sub_status
+
+    def _runs(self, number: int) -> Mapping[int, Run]:
+        try:
+            return self._client.ListRuns(ListRunsRequest(run_id=number)).run_dict
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == _NO_SUCH_RUN:
+                return {}
+            raise
 
     def stop(self, number: int) -> None:
         """End Flower's run."""

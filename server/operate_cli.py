@@ -27,7 +27,7 @@ from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
 from server.app import CONDUCTOR, LOG, sign
 from server.book import new_folder
-from server.cli import RunName, find_run, run_folders
+from server.cli import find_run, run_folders
 from server.control import Node, control
 from server.enrol import pins_of
 from server.federation import read_federation
@@ -45,6 +45,10 @@ Home = Annotated[
 ]
 Lines = Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")]
+Run = Annotated[
+    str,
+    typer.Argument(help="a run's name, or enough of its beginning; by default the newest", metavar="[RUN]"),
+]
 HERE = Path()
 
 server = typer.Typer(help="Run the coordinator's server.", no_args_is_help=True)
@@ -109,9 +113,9 @@ def start_run(
     typer.echo(f"run {folder.name}" + (": begins with `consilium server start`" if idle else ""))
 
 
-def run_status(run: RunName, home: Home = HERE) -> None:
+def run_status(run: Run = "", home: Home = HERE) -> None:
     """Show how far a run is, and what every site did in its newest round."""
-    folder = find_run(CoordinatorHome(home).runs, run)
+    folder = run_in(CoordinatorHome(home).runs, run)
     console = Console()
     for line in standing(folder):
         console.print(line, markup=False)
@@ -119,16 +123,22 @@ def run_status(run: RunName, home: Home = HERE) -> None:
         console.print(site_rounds(record.rounds[-1].sites))
 
 
-def run_logs(run: RunName, lines: Lines = 40, *, on: Follow = False, home: Home = HERE) -> None:
+def run_logs(run: Run = "", lines: Lines = 40, *, on: Follow = False, home: Home = HERE) -> None:
     """Show what a run has said."""
-    show(find_run(CoordinatorHome(home).runs, run) / LOG, lines, on=on)
+    show(run_in(CoordinatorHome(home).runs, run) / LOG, lines, on=on)
 
 
-def stop_run(run: RunName, home: Home = HERE) -> None:
+def stop_run(run: Run = "", home: Home = HERE) -> None:
     """Stop a run; `run resume` goes on with it from its last checkpoint."""
-    folder = find_run(CoordinatorHome(home).runs, run)
+    folder = run_in(CoordinatorHome(home).runs, run)
     want(folder, replace(read_wanted(folder), going=False))
-    typer.echo(f"{folder.name} stops; nothing is lost: consilium run resume {folder.name} --home {home}")
+    typer.echo(f"{folder.name} stops; nothing is lost: consilium run resume {folder.name}")
+
+
+def run_in(runs: Path, run: str) -> Path:
+    """Return the folder of `run`, by default of the newest; `TrackingError` where there is none."""
+    newest = run_folders(runs)[-1:] if not run else []
+    return newest[0] if newest else find_run(runs, run)
 
 
 def is_of_federation(folder: Path) -> bool:
@@ -170,7 +180,7 @@ def federation_status(home: Home = HERE) -> None:
     here = CoordinatorHome(home.resolve())
     with control(local_address(here), here.ca) as link:
         nodes = {node.name: node for node in link.nodes()}
-    newest = run_folders(here.runs)[-1:] if here.runs.exists() else []
+    newest = run_folders(here.runs)[-1:]
     record = _record(newest[0]) if newest else None
     Console().print(sites_table(pins_of(here).sites, nodes, record))
 

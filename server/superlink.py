@@ -43,7 +43,7 @@ def patient(pragmas: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
 
 def main() -> None:
     """Run the SuperLink."""
-    vars(sql_mixin)["SQLITE_PRAGMAS"] = patient(SQLITE_PRAGMAS)
+    sql_mixin.__dict__["SQLITE_PRAGMAS"] = patient(SQLITE_PRAGMAS)
     extensions.get_middleware = lambda: (Middleware(Doors),)
     flower_superlink()
 

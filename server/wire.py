@@ -78,24 +78,26 @@ class Wire:
         """Wait for `sites` nodes, ask each who it is, and remember; replies in name order.
 
         After the deadline `fewest` will do (0: all of them). A site whose policy declines the run is
-        among the replies, with its reason as the reply's error.
+        among the replies, with its reason as the reply's error; so is one that could not answer, where its
+        node is registered under its name. Whoever calls itself otherwise than its node is left out.
         """
         nodes = self._wait_for(sites, deadline_s, fewest or sites)
-        replies: list[Reply] = []
-        for arrival in self._hear(self._send([(str(n), n, question) for n in nodes]), deadline_s):
-            reply = arrival.reply
-            if arrival.status == "declined":
-                error = ("PolicyError", arrival.reason)
-                reply = Reply(arrival.by, question.kind, question.run, question.round, error=error)
-            if reply is None:
-                msg = f"a site could not describe its cohort: {arrival.reason}"
-                raise QuorumError(msg)
-            replies.append(reply)
-        self._nodes = {reply.site: node for reply, node in zip(replies, nodes, strict=True)}
-        if len(self._nodes) != len(nodes):
-            msg = f"two nodes call themselves by one name ({sorted(r.site for r in replies)}): rename one"
-            raise QuorumError(msg)
-        return sorted(replies, key=lambda reply: reply.site)
+        names = {node.node_id: node.name for node in self._grid.get_nodes()}
+        replies: dict[int, Reply] = {}
+        arrivals = self._hear(self._send([(str(n), n, question) for n in nodes]), deadline_s)
+        for node, arrival in zip(nodes, arrivals, strict=True):
+            reply = arrival.reply or _unable(arrival, question, names.get(node, ""))
+            if names.get(node, reply.site) in {"", reply.site}:
+                replies[node] = reply
+            else:
+                log.error(
+                    "the holder of the key of '%s' calls itself '%s': left out", names[node], reply.site
+                )
+        self._nodes = {reply.site: node for node, reply in replies.items()}
+        if len(self._nodes) != len(replies):
+            told = sorted(reply.site for reply in replies.values())
+            raise QuorumError(f"two nodes call themselves by one name ({told}): rename one")
+        return sorted(replies.values(), key=lambda reply: reply.site)
 
     def ask(self, tasks: Iterable[tuple[str, Task]], deadline_s: float) -> Iterator[Arrival]:
         """Send every task, then yield what became of each, in the given order."""
@@ -193,6 +195,14 @@ class Wire:
                 raise QuorumError(msg)
             time.sleep(POLL_S)
         return nodes
+
+
+def _unable(arrival: Arrival, question: Task, name: str) -> Reply:
+    """Return what stands for a site that gave no description; `QuorumError` where its name is not known."""
+    site = arrival.by if arrival.status == "declined" else name
+    if not site:
+        raise QuorumError(f"a site could not describe its cohort: {arrival.reason}")
+    return Reply(site, question.kind, question.run, question.round, error=("PolicyError", arrival.reason))
 
 
 def _arrival(sent: Sent, message: Message) -> Arrival:

@@ -17,7 +17,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = set(PROJECT["tool"]["importlinter"]["root_packages"])
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 WANTED = [Requirement(text) for text in PROJECT["project"]["dependencies"] + EXTRAS["dev"]]
-ELSEWHERE = [Requirement(text) for name in EXTRAS.keys() - {"dev"} for text in EXTRAS[name]]
+ELSEWHERE = [Requirement(text) for name in sorted(EXTRAS.keys() - {"dev"}) for text in EXTRAS[name]]
 LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINNED = {canonicalize_name(name): pinned for name, _, pinned in (line.partition("==") for line in LINES)}
 

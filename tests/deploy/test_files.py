@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -17,6 +16,7 @@ UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir())
 CHART = DEPLOY / "chart"
 
 pytestmark = pytest.mark.deploy
+kubernetes = pytest.importorskip("kubernetes_validate", reason="`make test-deploy` installs it")
 
 
 # -- Compose files -------------------------------------------------------------------------------
@@ -106,9 +106,9 @@ def _yaml(path: Path) -> dict[str, Any]:
 def test_the_chart_makes_objects_that_kubernetes_knows(name: str) -> None:
     found = rendered(CHART / "templates" / name)
 
-    kubernetes_validate.validate(found, "1.37", strict=True)
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(found | {"spce": {}}, "1.37", strict=True)
+    kubernetes.validate(found, "1.37", strict=True)
+    with pytest.raises(kubernetes.ValidationError):
+        kubernetes.validate(found | {"spce": {}}, "1.37", strict=True)
 
 
 def test_the_charts_pod_is_locked_in() -> None:

@@ -16,15 +16,15 @@ def _files() -> dict[str, bytes | Path]:
     return (
         {"pyproject.toml": ROOT / "pyproject.toml", "client/app.py": b"a", "server/app.py": b"b"}
         | {f"{package}/x.py": b"" for package in PACKAGES}
-        | {"client/policies/hospital.yaml": b""}
+        | {"client/policies/hospital.yaml": b"", "imaging/x.yaml": b""}
     )
 
 
 def test_it_holds_all_of_the_packages_and_nothing_else() -> None:
     held = _names(bundle()) - {"pyproject.toml", ".info/CONTENT"}
     assert {path.partition("/")[0] for path in held} == set(PACKAGES)
-    sources = {p.relative_to(ROOT).as_posix() for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
-    assert held == sources | {"client/policies/hospital.yaml"}
+    files = (path for name in PACKAGES for kind in ("*.py", "*.yaml") for path in (ROOT / name).rglob(kind))
+    assert held == {path.relative_to(ROOT).as_posix() for path in files}
 
 
 def test_the_same_files_are_the_same_bytes_in_any_order_and_any_change_is_another_hash() -> None:
