@@ -15,6 +15,7 @@ started with. If it goes away the task is dropped: its coordinator asks again, a
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -50,23 +51,36 @@ _GONE = (httpx.HTTPError, OSError, RuntimeError)
 
 
 class Launcher:
-    """Serves one SuperNode with one warm worker, and starts another when that dies."""
+    """Serves one SuperNode with one warm worker, and starts another when that dies.
+
+    Each task has a thread that waits for its message: the message of a run that was stopped meanwhile never
+    comes, and must not keep the next task from the worker.
+    """
 
     def __init__(self, address: str, secret: bytes, approved: Path, start: Callable[[], Worker]) -> None:
         self._address = address
         self._approved = approved
         self._start = start
         self._worker = start()
+        self._one_at_a_time = threading.Lock()
+        self._died = False
         authentic = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=[_ACQUIRE])
         self._executor = _client(address, authentic)
 
     def serve(self) -> None:
         """Serve for ever; what is being worked at when that is interrupted is dropped."""
         while True:
-            if token := self._acquired():
-                self._serve_one(token)
-            else:
+            if not self.step():
                 time.sleep(POLL_S)
+
+    def step(self) -> bool:
+        """Begin the next task, in a thread of its own; False where there is none."""
+        if self._died:
+            self._revive()
+        token = self._acquired()
+        if token:
+            threading.Thread(target=self._serve_one, args=(token,), daemon=True).start()
+        return bool(token)
 
     def close(self) -> None:
         """End the worker."""
@@ -102,14 +116,21 @@ class Launcher:
         push_task_output(client, context, SubStatus.COMPLETED, "")
 
     def _answered(self, message: Message, why_not: str) -> Message:
-        try:
-            self._worker.send(message, why_not)
-            return self._worker.receive()
-        except (OSError, EOFError):
-            log.exception("the worker died over a %s", message.metadata.message_type)
+        with self._one_at_a_time:
+            try:
+                self._worker.send(message, why_not)
+                return self._worker.receive()
+            except (OSError, EOFError):
+                log.exception("the worker died over a %s", message.metadata.message_type)
+                self._died = True
+                return died(message)
+
+    def _revive(self) -> None:
+        """Start another worker; in a thread that lasts, as a worker ends with the thread that started it."""
+        with self._one_at_a_time:
             self._worker.close()
             self._worker = self._start()
-            return died(message)
+            self._died = False
 
 
 def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient:

@@ -3,6 +3,7 @@
     ConsiliumError            1   anything below
     +- RecipeError            10  a recipe or an override is wrong
     +- DataError              20  a site's files are not what the recipe needs
+    |  +- DicomError          22  a DICOM file, or a series of them, is not read
     +- SettingsError          21  facts of this machine are wrong (folder, port, disk)
     +- UpdateError            30  updates that do not fit together
     +- AdmissionError         31  a site's reply was refused
@@ -38,6 +39,20 @@ class DataError(ConsiliumError):
     """A site's files are not what the recipe needs."""
 
     exit_code = 20
+
+
+class DicomError(DataError):
+    """A DICOM file or a series is not read; `reason` is one word for counting, the message for people.
+
+    The message names no path and no value of the file: whoever knows where it stands says so
+    at the site, and only there.
+    """
+
+    exit_code = 22
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
 
 
 class SettingsError(ConsiliumError):

@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from models.catalogue import build_model
 from models.flat import Flat
 from privacy.keys import signer
+from protocol import files
 from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
@@ -29,7 +30,7 @@ from protocol.messages import Reply, Task
 from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.update import Vectors
 from server import checkpoint
-from server.book import Book, Watch, read_rounds, unflatten, write_atomically
+from server.book import Book, Watch, read_rounds, unflatten
 from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
@@ -37,7 +38,7 @@ from server.tracking import Tracker
 from server.wire import Wire
 from server.witness import open_witness
 from strategies.base import State, Strategy
-from strategies.catalogue import STRATEGIES, check_summed
+from strategies.catalogue import STRATEGIES
 
 log = logging.getLogger("consilium.run")
 
@@ -110,7 +111,6 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
 def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watch) -> RunRecord:
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
-    check_summed(recipe)
     strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
     signature = signature_in(folder)
@@ -122,7 +122,7 @@ def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watc
     record = RunRecord(
         folder.name, text, _started(folder), tuple(m.summary for m in members), done, {}, environment()
     )
-    write_atomically(folder / "record.json", to_json(record))
+    files.write_text(folder / "record.json", to_json(record))
     tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
     book = Book(folder, recipe, record, watch, tracker)
     witness = open_witness(Path(str(config.get("coordinator", folder))))
@@ -177,9 +177,9 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
 
 
 def sign(folder: Path, recipe: Recipe, key: Path) -> None:
-    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
+    """Put the signature of the folder's recipe beside it."""
     signature = signer(key).sign(SIGNED_FOR, dump_recipe(recipe).encode())
-    write_atomically(folder / SIGNATURE, signature.hex())
+    files.write_text(folder / SIGNATURE, signature.hex())
 
 
 def signature_in(folder: Path) -> str:
@@ -214,7 +214,7 @@ def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> T
     known = folder / "tracking.json"
     before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
     run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)
-    write_atomically(known, json.dumps({"run": run_id}))
+    files.write_text(known, json.dumps({"run": run_id}))
     return tracker
 
 

@@ -14,13 +14,14 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from protocol import files
 from protocol.children import Child, Program, Tick, keep
 from protocol.errors import ConsiliumError, SettingsError
 from server.control import Control, control, node_key
-from server.enrol import pins_of
+from server.enrol import membership_of, pins_of
 from server.federation import read_federation
 from server.home import CoordinatorHome
 from server.runs import tend, wanted_runs
@@ -88,9 +89,11 @@ def work(home: CoordinatorHome, link: Control) -> None:
         tend(folder, home.folder, link)
 
 
-def admit_members(home: CoordinatorHome, link: Control) -> None:
-    """Let the members' keys connect, and no other."""
-    members = {node_key(home.of(site).auth_public): site for site in pins_of(home).sites}
+def admit_members(home: CoordinatorHome, link: Control, now: datetime | None = None) -> None:
+    """Let the keys of members whose membership holds connect, and no other."""
+    now = now or datetime.now(UTC)
+    current = [site for site in pins_of(home).sites if membership_of(home, site).holds(now)]
+    members = {node_key(home.of(site).auth_public): site for site in current}
     nodes = {node.key: node for node in link.nodes()}
     for key in members.keys() - nodes.keys():
         log.info("site '%s' may connect", members[key])

@@ -35,7 +35,7 @@ from server.home import CoordinatorHome
 from server.operate import local_address, serve
 from server.record import RunRecord, SiteRound, read_record
 from server.runs import SUBMITTED, WANTED, Wanted, is_over, read_submission, read_wanted, status_of, want
-from strategies.catalogue import STRATEGIES, check_summed
+from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}
 """What the coordinator can check of a recipe; which data it names, only sites know."""
@@ -105,7 +105,6 @@ def start_run(
     """Begin a run of RECIPE over the federation, signed by the coordinator's key."""
     here = CoordinatorHome(home.resolve())
     loaded = load_recipe(recipe, overrides or [], CATALOGUES)
-    check_summed(loaded)
     folder = begin(
         here, loaded, Wanted(going=True, sites=sites or len(pins_of(here).sites), tracking=tracking)
     )

@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from protocol import files
 from protocol.claim import holder
 from protocol.errors import CheckpointError, TrackingError
 from server.app import CONDUCTOR
-from server.book import write_atomically
 from server.control import Control
 from server.record import read_record
 
@@ -62,7 +62,7 @@ class Submission:
 
 def want(folder: Path, wanted: Wanted) -> None:
     """Ask for a run to go on, or to stop."""
-    write_atomically(folder / WANTED, json.dumps(asdict(wanted)))
+    files.write_text(folder / WANTED, json.dumps(asdict(wanted)))
 
 
 def read_wanted(folder: Path) -> Wanted:
@@ -163,4 +163,4 @@ def _rounds(folder: Path) -> int:
 
 
 def _note(folder: Path, submission: Submission) -> None:
-    write_atomically(folder / SUBMITTED, json.dumps(asdict(submission)))
+    files.write_text(folder / SUBMITTED, json.dumps(asdict(submission)))

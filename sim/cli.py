@@ -54,9 +54,14 @@ def phantom(
     sites: int = 4,
     patients: int = 24,
     seed: int = 0,
+    dicom: Annotated[Path | None, typer.Option(help="where to write the scans as DICOM, too")] = None,
 ) -> None:
     """Write a synthetic multi-modal federation with known truth."""
     write_phantom(folder, sites=sites, patients=patients, seed=seed)
+    if dicom is not None:
+        from sim.phantom_dicom import write_archive  # noqa: PLC0415 - nobody else waits for pydicom
+
+        write_archive(folder, dicom)
 
 
 def resume(

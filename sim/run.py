@@ -20,15 +20,15 @@ from flwr.serverapp import Grid, ServerApp
 from client.app import app as client_app
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
-from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
+from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, make_signer, write_pins
+from protocol import files
 from protocol.errors import SettingsError
 from protocol.recipe import Recipe
 from server.app import build_app
-from server.book import Watch, new_folder, write_atomically
+from server.book import Watch, new_folder
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
-from strategies.catalogue import check_summed
 
 POOLED = "pooled"
 
@@ -50,13 +50,12 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     if launch.engine not in ENGINES:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
-    check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
     folder = new_folder(recipe, out)
     threads = launch.threads or os.cpu_count() or 1  # fixed now: engines agree to the last bit
     plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads, "policy": policy}
-    write_atomically(folder / "launch.json", json.dumps(plain, indent=1))
+    files.write_text(folder / "launch.json", json.dumps(plain, indent=1))
     return folder
 
 
@@ -105,8 +104,8 @@ def introduce(folder: Path, sites: Iterable[str]) -> Path:
     """Make the key of the coordinator and of every site, once; return the file that all know them by."""
     path = folder / FEDERATION
     if not path.exists():
-        keys = {site: signer(folder / "sites" / site / SITE_KEY).public for site in sites}
-        write_pins(path, Pins(signer(folder / COORDINATOR_KEY).public, keys))
+        keys = {site: make_signer(folder / "sites" / site / SITE_KEY).public for site in sites}
+        write_pins(path, Pins(make_signer(folder / COORDINATOR_KEY).public, keys))
     return path
 
 

@@ -1,6 +1,8 @@
 """The launcher against Flower's own SuperNode API: what it relies on there is held here."""
 
-from collections.abc import Generator, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from flwr.supernode.runtime.run_clientapp import pull_task_input
 
+from client import launcher as launcher_module
 from client.launcher import Launcher
 from client.worker import DIED
 from protocol.bundle import bundle, bundle_hash
@@ -83,6 +87,15 @@ def _launcher(address: str, folder: Path, *hands: Hand, secret: bytes = SECRET) 
         yield launcher
 
 
+def _until(found: Callable[[], object], seconds: float = 20.0) -> bool:
+    closes = time.monotonic() + seconds
+    while time.monotonic() < closes:
+        if found():
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def _reply(state: NodeState) -> Message:
     (reply,) = state.get_messages_legacy(run_ids=[RUN], is_reply=True)
     return reply
@@ -115,10 +128,41 @@ def test_a_dead_worker_is_answered_for_and_another_takes_its_place(
         launcher._serve_one(launcher._acquired())
         reply = _reply(state)
         _ask(state, bundle())
-        launcher._serve_one(launcher._acquired())
+        assert launcher.step()
+        assert _until(lambda: fresh.asked)
+        assert _until(lambda: state.get_messages_legacy(run_ids=[RUN], is_reply=True))
     assert reply.has_error()
     assert reply.error.code == DIED
     assert len(fresh.asked) == 1
+
+
+def test_a_task_whose_message_does_not_come_keeps_nobody_from_the_worker(
+    supernode: tuple[str, NodeState],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    address, state = supernode
+    hand, never, begun = Hand(), threading.Event(), list[int]()
+
+    def pull(client: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 1:
+            never.wait()
+            raise RuntimeError("No messages received from Runtime API")
+        return pull_task_input(client)
+
+    monkeypatch.setattr(launcher_module, "pull_task_input", pull)
+    with _launcher(address, tmp_path, hand) as launcher:
+        _ask(state, bundle())
+        assert launcher.step()
+        assert _until(lambda: begun)
+        _ask(state, bundle())
+        assert launcher.step()
+        assert _until(lambda: hand.asked)
+        assert _until(lambda: state.get_messages_legacy(run_ids=[RUN], is_reply=True))
+        never.set()
+        assert _until(lambda: "a task is dropped" in caplog.text)
 
 
 def test_who_does_not_know_the_secret_gets_no_task(supernode: tuple[str, NodeState], tmp_path: Path) -> None:

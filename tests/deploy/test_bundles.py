@@ -1,6 +1,7 @@
-"""A coordinator that sends other code: it never runs at a site, whether it is refused or approved."""
+"""A coordinator that is not ours: its code never runs at a site, and its tasks are refused there."""
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -16,15 +17,29 @@ from server.control import Control, control
 from server.operate import local_address
 from server.runs import status_of
 from tests.deploy.federation import SITES, Federation
+from tests.deploy.hostile import ANSWERS, MARK
 
 pytestmark = pytest.mark.deploy
 
 
+def _files() -> dict[str, bytes]:
+    """What is in our bundle."""
+    with zipfile.ZipFile(io.BytesIO(bundle())) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.startswith(".info")}
+
+
 def _poisoned(mark: Path) -> bytes:
     """Our bundle, but whoever imports the site's part of it leaves a file."""
-    with zipfile.ZipFile(io.BytesIO(bundle())) as archive:
-        files = {name: archive.read(name) for name in archive.namelist() if not name.startswith(".info")}
+    files = _files()
     files["client/app.py"] += f"\nopen({str(mark)!r}, 'w').close()\n".encode()
+    return packed(files)
+
+
+def _hostile() -> bytes:
+    """Our bundle, but the coordinator's part of it is another."""
+    files = _files()
+    files["server/hostile.py"] = b"from tests.deploy.hostile import app\n"
+    files["pyproject.toml"] = files["pyproject.toml"].replace(b"server.app:app", b"server.hostile:app")
     return packed(files)
 
 
@@ -57,3 +72,25 @@ def test_other_code_is_refused_and_audited_and_runs_nowhere(federation: Federati
         assert federation.until(lambda: link.ended(number), "the approved run has ended") == "completed"
     assert status_of(run) == "finished"
     assert not mark.exists()
+
+
+def test_what_no_coordinator_of_ours_asks_is_refused_and_audited_and_kills_nobody(
+    federation: Federation,
+) -> None:
+    code = _hostile()
+    run = federation.begin("rounds=1", going=False)
+    workers = {name: federation.worker(name) for name in SITES}
+    before = {name: len(list(read(federation.site(name).ledger))) for name in SITES}
+    for name in SITES:
+        approve(bundle_hash(code), federation.site(name).approved)
+    with control(local_address(federation.coordinator), federation.coordinator.ca) as link:
+        number = _submit(federation, link, code, run)
+        assert federation.until(lambda: link.ended(number), "all is answered") == "completed"
+    answers = json.loads((run / ANSWERS).read_text())
+    assert len(answers) > 50
+    assert [what for what, (_, said) in answers.items() if not said or said.startswith("accepted")] == []
+    written = [entry for name in SITES for entry in list(read(federation.site(name).ledger))[before[name] :]]
+    assert len(written) == len(answers)
+    assert {entry["decided"] for entry in written} == {"refused"}
+    assert {name: federation.worker(name) for name in SITES} == workers
+    assert not (run / MARK).exists()

@@ -1,5 +1,6 @@
 """The coordinator at work: what is started, who may connect, and the commands around runs."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ from typer.testing import CliRunner
 
 from consilium import cli
 from privacy.keys import read_pins, verified
+from privacy.membership import LASTS
 from protocol.errors import SettingsError, WireError
 from protocol.recipe import SIGNED_FOR, parse_cached
 from server.app import signature_in
 from server.control import Control, Node, node_key
-from server.enrol import revoke
+from server.enrol import renew, revoke
 from server.home import CoordinatorHome
 from server.operate import admit_members, paced, programs, require
 from server.operate_cli import sites_table
@@ -55,6 +57,15 @@ def test_members_may_connect_and_revoked_ones_no_more(home: CoordinatorHome) -> 
     revoke(home, "south")
     admit_members(home, link)
     assert list(link.known.values()) == ["north"]
+
+
+def test_a_membership_that_has_run_out_keeps_its_site_out_until_it_is_renewed(home: CoordinatorHome) -> None:
+    link, later = Link(), datetime.now(UTC) + LASTS
+    renew(home, ["north"], later)
+    admit_members(home, link, later + timedelta(days=1))
+    assert list(link.known.values()) == ["north"]
+    admit_members(home, link)  # before the renewed one begins
+    assert list(link.known.values()) == ["south"]
 
 
 def test_flower_is_started_with_every_door_shut(home: CoordinatorHome) -> None:
