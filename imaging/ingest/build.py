@@ -154,7 +154,9 @@ def _scans(desk: Desk, patient: str, aside: Aside) -> Iterator[Scan]:
 
 def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
     spacing_mm, masks = desk.method.settings.slices_mm, desk.method.settings.masks
-    for name, study, paths in slices.stacks(folder) if spacing_mm else ():
+    if spacing_mm is None:
+        return
+    for name, study, paths in slices.stacks(folder):
         load = partial(slices.stacked, paths, spacing_mm, labels=name in masks)
         yield Scan(name, study, (1.0, len(paths), paths[0].name), "its folder is called so", load)
 

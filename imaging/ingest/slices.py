@@ -94,4 +94,5 @@ def stacked(paths: Sequence[Path], spacing_mm: Spacing, *, labels: bool) -> Volu
 
 
 def _as_labels(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values / WHITE if {*np.unique(values).tolist()} <= {0.0, WHITE} else values
+    drawn = {*np.unique(values).tolist()} <= {0.0, WHITE}
+    return (values > 0).astype(np.float32) if drawn else values
