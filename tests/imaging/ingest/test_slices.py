@@ -6,23 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from nibabel.nifti1 import load
-from PIL import Image, PngImagePlugin
 
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import opened_journal
-from tests.imaging.ingest.exports import NAME, brought, desk, product
+from tests.imaging.ingest.exports import NAME, brought, desk, draw, product
 
 SETTINGS = "{crop: false, slices_mm: [0.5, 0.75, 5]}"
 DEPTH, HEIGHT, WIDTH = 3, 6, 8
-
-
-def draw(path: Path, pixels: Any) -> Path:
-    """A picture with a name in its header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    words = PngImagePlugin.PngInfo()
-    words.add_text("Comment", NAME)
-    Image.fromarray(pixels).save(path, pnginfo=words)
-    return path
 
 
 def whys(at: Desk) -> set[str]:
