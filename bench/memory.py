@@ -7,6 +7,7 @@ Sites are stand-ins that answer from one buffer, so that whatever grows is the s
 federation runs in a process of its own; the kernel's high-water mark is reset before it starts.
 """
 
+import ctypes
 import gc
 import multiprocessing
 import tempfile
@@ -94,8 +95,12 @@ def models_held(sites: int) -> float:
 
 
 def peak_of(work: Callable[[], object]) -> int:
-    """Bytes by which `work` raised this process's resident memory, by the kernel's high-water mark."""
+    """Bytes by which `work` raised this process's resident memory, by the kernel's high-water mark.
+
+    What earlier work freed goes back to the kernel first: in memory that was kept, work would cost nothing.
+    """
     gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     start = _status("VmRSS")
     work()
