@@ -15,6 +15,7 @@ from protocol.errors import ConsiliumError
 from server.cli import report, runs
 from server.federation_cli import federation
 from sim.cli import resume, sim
+from sim.evaluate_cli import evaluate
 from sim.privacy_cli import privacy
 
 cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
@@ -25,6 +26,7 @@ cli.add_typer(site, name="site")
 cli.add_typer(federation, name="federation")
 cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
+cli.command("evaluate")(evaluate)
 
 
 def main() -> None:

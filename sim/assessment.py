@@ -1,0 +1,88 @@
+"""One model's robustness, from simulated sites to the files that hold it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from client.site import Site
+from protocol.errors import DataError, SettingsError
+from protocol.recipe import Recipe, recipe_hash
+from server.app import environment
+from server.estimates import Protocol, headlines, rows_of
+from server.resampling import draws
+from server.robustness import Replicates, Robustness, key, read, read_replicates
+from sim.robustness import Shown, conditions, examined, protocol_of
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How exactly to look: `seed` of failures, corruptions and draws; how many draws of patients."""
+
+    seed: int = 0
+    replicates: int = 1000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask of a model: `metric` as head/metric, and the folder of an evaluated reference, if any."""
+
+    recipe: Recipe
+    protocol: Protocol
+    shown: tuple[Shown, ...]
+    effort: Effort
+    reference: Path | None
+
+
+def question(recipe: Recipe, metric: str, effort: Effort, reference: Path | None = None) -> Question:
+    """Return the whole protocol for a recipe's models."""
+    protocol = protocol_of(recipe, metric)
+    return Question(recipe, protocol, tuple(conditions(recipe, protocol)), effort, reference)
+
+
+def assess(
+    asked: Question, sites: Iterable[Site], model: str, parameters: str, watch: Callable[[], object]
+) -> tuple[Robustness, Replicates]:
+    """Return what was found, and every number for each draw; `watch` is called `len(asked.shown)` times a site.
+
+    Raises `DataError` where nobody has a labelled test patient, and `SettingsError` where the reference was
+    evaluated in another way.
+    """
+    protocol, effort = asked.protocol, asked.effort
+    samples, patients = examined(sites, asked.shown, protocol, effort.seed, watch)
+    if not samples:
+        raise DataError(
+            f"no site has a test patient with a label for {protocol.metric}: check the data folder"
+        )
+    drawn = list(draws(patients, effort.replicates, effort.seed))
+    told = [each for condition, seen in samples.items() for each in rows_of(condition, seen, drawn)]
+    numbers = {key(row.family, row.level, row.metric): values for row, values in told}
+    found = Robustness(
+        model,
+        recipe_hash(asked.recipe),
+        protocol.metric,
+        parameters,
+        asked.reference.name if asked.reference else "",
+        effort.seed,
+        effort.replicates,
+        patients,
+        tuple(row for row, _ in told),
+        {},
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        environment().get("commit", "not known"),
+    )
+    theirs = _comparable(asked.reference, found) if asked.reference else None
+    return replace(found, headlines=headlines(protocol, found.rows, numbers, theirs)), numbers
+
+
+def _comparable(folder: Path, found: Robustness) -> Replicates:
+    reference = read(folder)
+    if reference is None:
+        raise SettingsError(f"{folder.name} was not evaluated: `consilium evaluate {folder.name}` first")
+    for name in ("metric", "seed", "replicates", "patients"):
+        theirs, ours = getattr(reference, name), getattr(found, name)
+        if theirs != ours:
+            raise SettingsError(
+                f"{folder.name} was evaluated with {name} {theirs}, this is with {ours}: evaluate it in the same way"
+            )
+    return read_replicates(folder)
