@@ -4,12 +4,13 @@
 
 After MedMNIST-C (Di Salvo, Doerrich, Ledig, arXiv 2406.17536), whose corruptions work on pixels in 0 to 1 of
 images 224 pixels wide. So a patient's images are first brought to 0 to 1 by their own least and greatest
-value, and what is measured in pixels shrinks with the image's side. A volume is corrupted slice by slice, with
-one coil shading, one wave and one ghost for all slices of a patient.
+value, and what is measured in pixels shrinks with the image's side. A volume is corrupted slice by slice,
+with one coil shading, one wave and one ghost for all slices of a patient.
 
 `SEVERITIES` is by imaging modality, since scanners fail each in their own way. `xray` are the published
 numbers of ChestMNIST-C and `ct` those of Organ{A,C,S}MNIST-C (where only a range is published: even steps
-through it). MedMNIST-C has no magnetic resonance: `mr` has that physics' artefacts, with severities of our own.
+through it). MedMNIST-C has no magnetic resonance: `mr` has that physics' artefacts, with severities of our
+own.
 """
 
 import math

@@ -3,10 +3,10 @@
 Liao et al., "Benchmarking Multi-modal Semantic Segmentation under Sensor Failures", arXiv 2503.18445. Of
 the modalities that a case has, some fail:
 
-    declared   entire-missing, and the model is told: `present` says that it is absent      (ours)
-    zeroed     entire-missing, and it is not: all values are 0, `present` stays             EMM there
-    holed      random-missing: each value is 0 with chance r                                RMM, r in 0.25 0.5 0.75
-    noisy      every image at once: salt and pepper, then white noise                       NM, low mid high
+    declared   entire-missing, and the model is told: `present` says so           ours
+    zeroed     entire-missing, and it is not: all values are 0, `present` stays   EMM there
+    holed      random-missing: each value is 0 with chance r                      RMM there, r in `RATES`
+    noisy      every image at once: salt and pepper, then white noise             NM there, `NOISE`
 
 `zeroed` is `holed` at r = 1. What a case never had stays absent and declared in all of them: a site knows
 what it did not acquire. 0 is 0 as the model reads it. Noise is in units of a patient's own range of values,

@@ -88,7 +88,7 @@ HEADLINES = {
     "mean over sites": "The same, every site counting the same.",
     "worst site": "The same, of the site that is served worst.",
     "ece": "Expected calibration error, of the same predictions.",
-    "emm": "Entire-missing-modality, over what is left of the modalities. avg: every pattern counts the same; "
+    "emm": "Entire-missing-modality, over what is left of the modalities. avg: every pattern counts alike; "
     "e_p: expected if each modality is lost with chance p by itself. The model is told what is missing.",
     "emm_zeroed": "The same where lost modalities are zeros and the model is not told, as in the paper.",
     "rmm": "Random-missing-modality: of the lost modalities each value is zero with the chance named.",

@@ -37,9 +37,9 @@ def _about(found: Robustness) -> str:
     against = found.reference or "none given, so there is no be and rbe"
     return (
         f"Test patients with a label ({patients}) scored by {found.metric} with the {found.parameters} "
-        f"parameters. Intervals: {found.replicates} draws of the patients within their sites; they cover neither "
-        "another site nor another seed, and with few patients they are too narrow. The scores of single patients "
-        "that they need exist in simulations alone and leave no hospital. "
+        f"parameters. Intervals: {found.replicates} draws of the patients within their sites; they cover "
+        "neither another site nor another seed, and with few patients they are too narrow. The single "
+        "patients' scores that they need exist in simulations alone and leave no hospital. "
         f"Reference: {against}. Made {found.made}, code {found.commit}."
     )
 

@@ -1,6 +1,6 @@
 """One model's robustness, from simulated sites to the files that hold it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,18 +35,24 @@ class Question:
 
 
 def question(recipe: Recipe, metric: str, effort: Effort, reference: Path | None = None) -> Question:
-    """Return the whole protocol for a recipe's models."""
+    """Return the whole protocol for a recipe's models.
+
+    Raises `SettingsError` where the reference was not evaluated, or in another way.
+    """
     protocol = protocol_of(recipe, metric)
+    if reference is not None:
+        asked = {"metric": protocol.metric, "seed": effort.seed, "replicates": effort.replicates}
+        _check_alike(reference, asked)
     return Question(recipe, protocol, tuple(conditions(recipe, protocol)), effort, reference)
 
 
 def assess(
     asked: Question, sites: Iterable[Site], model: str, parameters: str, watch: Callable[[], object]
 ) -> tuple[Robustness, Replicates]:
-    """Return what was found, and every number for each draw; `watch` is called `len(asked.shown)` times a site.
+    """Return what was found, and every number for each draw.
 
-    Raises `DataError` where nobody has a labelled test patient, and `SettingsError` where the reference was
-    evaluated in another way.
+    `watch` is called `len(asked.shown)` times a site. Raises `DataError` where nobody has a labelled test
+    patient, and `SettingsError` where the reference was evaluated on other patients.
     """
     protocol, effort = asked.protocol, asked.effort
     samples, patients = examined(sites, asked.shown, protocol, effort.seed, watch)
@@ -71,18 +77,23 @@ def assess(
         datetime.now(UTC).isoformat(timespec="seconds"),
         environment().get("commit", "not known"),
     )
-    theirs = _comparable(asked.reference, found) if asked.reference else None
+    theirs = _numbers_of(asked.reference, patients) if asked.reference else None
     return replace(found, headlines=headlines(protocol, found.rows, numbers, theirs)), numbers
 
 
-def _comparable(folder: Path, found: Robustness) -> Replicates:
-    reference = read(folder)
-    if reference is None:
-        raise SettingsError(f"{folder.name} was not evaluated: `consilium evaluate {folder.name}` first")
-    for name in ("metric", "seed", "replicates", "patients"):
-        theirs, ours = getattr(reference, name), getattr(found, name)
-        if theirs != ours:
+def _numbers_of(reference: Path, patients: Mapping[str, int]) -> Replicates:
+    _check_alike(reference, {"patients": patients})
+    return read_replicates(reference)
+
+
+def _check_alike(reference: Path, asked: Mapping[str, object]) -> None:
+    found = read(reference)
+    if found is None:
+        raise SettingsError(
+            f"{reference.name} was not evaluated: `consilium evaluate {reference.name}` first"
+        )
+    for name, ours in asked.items():
+        if (theirs := getattr(found, name)) != ours:
             raise SettingsError(
-                f"{folder.name} was evaluated with {name} {theirs}, this is with {ours}: evaluate it in the same way"
+                f"{reference.name} was evaluated with {name} {theirs}, this with {ours}: do both alike"
             )
-    return read_replicates(folder)

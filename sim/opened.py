@@ -16,12 +16,14 @@ from client.standardise import standardised
 from imaging.sources import list_sites
 from protocol.errors import CheckpointError, RecipeError
 from protocol.messages import Task
-from protocol.recipe import Recipe, dump_recipe
+from protocol.recipe import Recipe, build, dump_recipe
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import unflatten
 from server.export import PARAMETERS, kept_at_sites
 from sim.run import POOLED, Launch, settings_for
+from strategies.base import Local
+from strategies.catalogue import STRATEGIES
 
 
 def sites_of_run(folder: Path, recipe: Recipe, launch: Launch, *, best: bool = False) -> Iterator[Site]:
@@ -60,10 +62,11 @@ def sites_of_model(folder: Path, recipe: Recipe, launch: Launch) -> Iterator[Sit
 
 
 def _best(folder: Path, recipe: Recipe) -> Vectors:
-    if kept_at_sites(recipe) or recipe.strategy.name == "ditto":
+    local: Local = build(STRATEGIES, recipe.strategy, "strategy").local
+    if local.private or local.personal is not None:
         raise RecipeError(
-            f"{recipe.name}: {recipe.strategy.name} keeps parameters at the sites, and of the best round they were "
-            "not kept: evaluate the final ones"
+            f"strategy: '{recipe.strategy.name}' keeps parameters at the sites, and those of the best round "
+            "are gone: evaluate the final ones"
         )
     path = folder / "best.safetensors"
     if not path.exists():
