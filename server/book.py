@@ -18,12 +18,16 @@ After a kill, lines of rounds that no checkpoint holds are dropped and made agai
 
 import math
 import os
+import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from protocol import files
 from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
 from server import card, checkpoint
@@ -35,6 +39,9 @@ from strategies.base import State
 
 Watch = Callable[[int, SiteRound | Round], None]
 """Told, with the round's number, of every site heard and every round ended: a progress bar."""
+
+
+STRIKES = 3
 
 
 class Book:
@@ -50,6 +57,8 @@ class Book:
         self._watch = watch
         self._best = -math.inf
         self.spent: set[str] = set()
+        self.set_aside: set[str] = set()
+        self._failures: Counter[str] = Counter()
         self._note_all(record.rounds)
 
     @property
@@ -85,6 +94,8 @@ class Book:
             file.flush()
             os.fsync(file.fileno())
         self.record = replace(self.record, rounds=(*self.record.rounds, ended))
+        for site in ended.sites:
+            self._count_failures(site, ended.number)
         if self._note_all((ended,)):
             save_file(state.parameters, self.folder / "best.safetensors")
         self._watch(ended.number, ended)
@@ -96,12 +107,22 @@ class Book:
     def finish(self, status: str) -> None:
         """Write the whole record and the report, and close the tracking run."""
         self.record = replace(self.record, status=status)
-        write_atomically(self.folder / "record.json", to_json(self.record))
-        write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
+        files.write_text(self.folder / "record.json", to_json(self.record))
+        files.write_text(self.folder / "report.html", render(self.record, self._recipe, ()))
         if status == "finished":
-            write_atomically(self.folder / card.FILE, card.card(self.record, self._recipe))
+            files.write_text(self.folder / card.FILE, card.card(self.record, self._recipe))
         if self._tracker is not None:
             self._tracker.finish(status)
+
+    def _count_failures(self, site: SiteRound, number: int) -> None:
+        """Ask a site no more that has failed `STRIKES` times in a row; a resumed run asks it again."""
+        self._failures[site.site] = self._failures[site.site] + 1 if site.status == "failed" else 0
+        if self._failures[site.site] == STRIKES:
+            self.set_aside.add(site.site)
+            why = (
+                f"failed {STRIKES} times in a row, the last time: {site.reason}; a resumed run asks it again"
+            )
+            self._watch(number, SiteRound(site.site, "set aside", why))
 
     def _note_all(self, rounds: tuple[Round, ...]) -> bool:
         better = False
@@ -148,23 +169,21 @@ def read_rounds(folder: Path, upto: int) -> tuple[Round, ...]:
     """
     path = folder / "rounds.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()[:upto] if path.exists() else []
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    files.write_text(path, "".join(f"{line}\n" for line in lines))
     return tuple(round_from_json(line) for line in lines)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; a crash leaves the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def new_folder(recipe: Recipe, out: Path) -> Path:
+    """Make the folder of a new run of `recipe`, with the recipe in it, and return it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
+    write_recipe(folder, recipe)
+    return folder
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> str:
     """Write the canonical recipe into a new run folder and return its text."""
     text = dump_recipe(recipe)
     folder.mkdir(parents=True)
-    write_atomically(folder / "recipe.yaml", text)
+    files.write_text(folder / "recipe.yaml", text)
     return text

@@ -9,13 +9,13 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
+from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
+from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
 from server.card import OUTSIDE, Chapter, chapters
-from server.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from server.evidence import KINDS, Attack, Evidence, verdict
 from server.heat import shades
-from server.page import Markup, join, page, section, table, tag
 from server.record import RunRecord, Scores, SiteRound
 from server.robustness import Robustness
 from server.robustness_page import chapter as robustness_chapter
@@ -28,6 +28,7 @@ from server.scores import (
     unmeasured,
     worst,
 )
+from server.split import assumption
 from strategies.base import Promise, Strategy
 from strategies.catalogue import STRATEGIES
 
@@ -311,6 +312,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         "second table says in which form each leaves, where it does.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
+        *(tag("p", words) for words in assumption(recipe, {site: told[-1] for site, told in spent.items()})),
         _what_leaves(record),
     )
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from protocol.page import Markup, page, section, table, tag
 from server.heat import shades
-from server.page import Markup, page, section, table, tag
 from server.robustness import HEADLINES, OWN, Estimate, Robustness, Row, by_pattern
 
 TITLE = "When modalities fail and scans are poor"

@@ -72,6 +72,7 @@ class Federation:
         self.folder = folder
         self.held = dict(held)
         self.sites: tuple[str, ...] = tuple(held)
+        self.config: dict[str, str] = {}
 
         def read(root: Path, recipe: Recipe, site: str | None) -> Cohort:
             return self.held[str(site)]
@@ -103,7 +104,7 @@ class Federation:
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        config = {"folder": str(folder), "sites": len(self.sites), "tracking": tracking}
+        config = {"folder": str(folder), "sites": len(self.sites), "tracking": tracking} | self.config
         return conduct(self.grid(run), config, watch or _deaf)
 
 
