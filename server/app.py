@@ -5,8 +5,11 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 """
 
 import json
+import logging
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +20,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat
+from privacy.keys import signer
 from protocol import files
+from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
+from protocol.leash import die_with
 from protocol.messages import Reply, Task
-from protocol.recipe import Recipe, build, parse_cached, recipe_hash
+from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
@@ -34,7 +40,12 @@ from server.witness import open_witness
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 
+log = logging.getLogger("consilium.run")
+
 MEET_S = 120.0
+CONDUCTOR = "conductor.lock"
+"""In the run folder: held by the process that conducts the run (`protocol.claim`)."""
+LOG = "run.log"
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -51,21 +62,61 @@ def build_app(watch: Watch) -> ServerApp:
     return app
 
 
+def build_logging_app() -> ServerApp:
+    """Return a ServerApp for a server that nobody watches: it writes into the run's log."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
+        config = dict(context.run_config)
+        with logged(Path(str(config["folder"]))):
+            conduct(grid, config, note)
+
+    return app
+
+
+@contextmanager
+def logged(folder: Path) -> Generator[None]:
+    """Write what Consilium logs into the run's folder; an error that ends the block is there too."""
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    ours = logging.getLogger("consilium")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        log.error("ended early: %s: %s", type(error).__name__, error)  # noqa: TRY400 - Flower logs the traceback
+        raise
+    finally:
+        ours.removeHandler(handler)
+        handler.close()
+
+
 def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord:
     """Start the run in `config["folder"]`, or go on with it, and take it to its end.
 
     `config`: `folder`, `sites` (how many to wait for), `tracking` ("" SQLite in the folder's
     parent, "off", or a server's URI), `coordinator` (folder of what outlives its runs: its key, the
     federation's keys, the witness; by default the run's own).
+
+    Raises `SettingsError` where another process conducts this run: two would count rounds twice.
     """
     folder = Path(str(config["folder"]))
+    with claim(folder / CONDUCTOR):
+        return _conduct(grid, folder, config, watch)
+
+
+def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watch) -> RunRecord:
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
     strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
     signature = signature_in(folder)
     question = Task("describe", folder.name, 0, text, signature=signature)
-    members = [member_of(reply) for reply in wire.meet(question, int(str(config["sites"])), MEET_S)]
+    met = wire.meet(question, int(str(config["sites"])), MEET_S, recipe.roster.quorum)
+    members = [member_of(reply) for reply in met]
     note_declined(members, recipe.roster.quorum, watch)
     state, done = restore(folder, recipe, strategy)
     record = RunRecord(
@@ -86,7 +137,7 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
         book.conclude(
             evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets)
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Flower makes the second of a signal
         book.finish("stopped")
         raise
     except Exception:
@@ -123,6 +174,12 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
         told = "; ".join(f"{summary.site}: {summary.declined}" for summary in declined)
         msg = f"{len(members) - len(declined)} sites take part, quorum is {quorum} ({told})"
         raise QuorumError(msg)
+
+
+def sign(folder: Path, recipe: Recipe, key: Path) -> None:
+    """Put the signature of the folder's recipe beside it."""
+    signature = signer(key).sign(SIGNED_FOR, dump_recipe(recipe).encode())
+    files.write_text(folder / SIGNATURE, signature.hex())
 
 
 def signature_in(folder: Path) -> str:
@@ -191,8 +248,13 @@ def _started(folder: Path) -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _silent(number: int, news: SiteRound | Round) -> None:
-    del number, news
+def note(number: int, news: SiteRound | Round) -> None:
+    """Log a site that did not do what it was asked, and every round that ended."""
+    if isinstance(news, Round):
+        accepted = sum(site.status == "accepted" for site in news.sites)
+        log.info("round %d ended: %d of %d sites accepted", number, accepted, len(news.sites))
+    elif news.status != "accepted":
+        log.warning("round %d: %s %s: %s", number, news.site, news.status, news.reason)
 
 
-app = build_app(_silent)
+app = build_logging_app()

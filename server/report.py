@@ -9,12 +9,12 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
+from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
+from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
 from server.card import OUTSIDE, Chapter, chapters, chosen, leaving
-from server.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from server.evidence import KINDS, Attack, Evidence, verdict
-from server.page import Markup, join, page, section, table, tag
 from server.record import RunRecord, Scores, SiteRound
 from server.scores import (
     emm_average,

@@ -77,7 +77,7 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
     """Take the run from where `book` stands to its last round."""
     recipe = plan.recipe
     for number in range(book.rounds_done + 1, recipe.rounds + 1):
-        roster = choose(recipe, plan.members, book.spent, number)
+        roster = choose(recipe, plan.members, book.spent | book.set_aside, number)
         clock = Clock()
         book.checkpoint(number - 1, state)
         clock.lap("checkpoint")

@@ -14,7 +14,7 @@ from client.spending import history, priced
 from imaging.sources import list_sites, read_cohort
 from privacy import accounting
 from privacy.accounting import ADJACENCY, UNIT, Event
-from privacy.keys import signer
+from privacy.keys import make_signer
 from protocol.errors import BudgetError, SettingsError
 from protocol.recipe import Recipe, load_recipe
 from sim.cli import CATALOGUES
@@ -75,7 +75,7 @@ def plan(
 @privacy.command()
 def key(file: Annotated[Path, typer.Argument(help="a private key; made if it is not there")]) -> None:
     """Print the public half of a key, as hospitals write it under `signers` in their policy."""
-    typer.echo(signer(file).public.hex())
+    typer.echo(make_signer(file).public.hex())
 
 
 def site_table(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Table:
