@@ -288,3 +288,12 @@ def countersigned_by(folder: Path, site: str) -> Heads:
     heads = countersigned(make_signer(folder / COORDINATOR_KEY).public, site, found.facts(site)[WITNESS])
     assert heads is not None
     return heads
+
+
+@pytest.mark.parametrize(("name", "book"), [(ledger.FILE, "ledger"), (audit.FILE, "audit")])
+def test_a_site_that_does_not_compare_its_books_is_caught(
+    north: Settings, monkeypatch: pytest.MonkeyPatch, name: str, book: str
+) -> None:
+    monkeypatch.setattr(getattr(books, book), "stands", lambda *where: True)
+    with pytest.raises(pytest.fail.Exception):
+        test_an_older_copy_is_refused_by_both_sides(north, name, book)
