@@ -34,7 +34,7 @@ from server.book import Book, Watch, read_rounds, unflatten
 from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
-from server.tracking import Tracker
+from server.tracking import RUN_FILE, Tracker
 from server.wire import Wire
 from server.witness import open_witness
 from strategies.base import State, Strategy
@@ -211,7 +211,7 @@ def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> T
     if uri == "off":
         return None
     tracker = Tracker(uri or None, recipe.name, folder)
-    known = folder / "tracking.json"
+    known = folder / RUN_FILE
     before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
     run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)
     files.write_text(known, json.dumps({"run": run_id}))

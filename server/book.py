@@ -10,6 +10,7 @@
       report.html
       model-card.md      of a finished run
       audit.json         what attacks on the recipe found, if somebody made them
+      robustness.*       scores under failures and corruptions, if somebody looked
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
 After a kill, lines of rounds that no checkpoint holds are dropped and made again.

@@ -15,11 +15,13 @@ from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
 from server.card import OUTSIDE, Chapter, chapters, chosen, leaving
 from server.evidence import KINDS, Attack, Evidence, verdict
+from server.heat import shades
 from server.record import RunRecord, Scores, SiteRound
+from server.robustness import Robustness
+from server.robustness_page import chapter as robustness_chapter
 from server.scores import (
     emm_average,
     emm_expectation,
-    goodness,
     mean_over_sites,
     over_subsets,
     overall,
@@ -69,11 +71,16 @@ TERMS = {
 
 
 def render(
-    record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay], evidence: Evidence | None = None
+    record: RunRecord,
+    recipe: Recipe,
+    overlays: Sequence[Overlay],
+    evidence: Evidence | None = None,
+    robustness: Robustness | None = None,
 ) -> str:
     """Return the report of a run as HTML text; `overlays` are shown as they are given.
 
-    `evidence` is what attacks on this recipe found, None where nobody has made any.
+    `evidence` is what attacks on this recipe found, `robustness` what `consilium evaluate` found, None where
+    nobody has looked.
     """
     metric = chosen_metric(record, recipe)
     return page(
@@ -82,6 +89,7 @@ def render(
         _cohorts(record, recipe),
         _learning(record, metric),
         _subsets(record, recipe, metric),
+        robustness_chapter(robustness),
         _privacy(record, recipe),
         _promised(record, recipe),
         _attacks(recipe, evidence),
@@ -249,7 +257,7 @@ def _subsets(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
 def _heat(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
     names = _ordered({name for found in record.subsets.values() for name in found}, recipe)
     by_name = {n: {site: found[n] for site, found in record.subsets.items() if n in found} for n in names}
-    shade = _shades(metric, [t[metric].value for s in by_name.values() for t in s.values() if metric in t])
+    shade = shades(metric, [t[metric].value for s in by_name.values() for t in s.values() if metric in t])
     sites = [site.site for site in record.sites if site.site in record.subsets]
     rows = [
         (
@@ -538,22 +546,6 @@ def _heat_cell(scores: Scores, metric: str, shade: Callable[[float], str]) -> Ma
     tally = scores[metric]
     count = tag("small", f"n = {tally.count:g}")
     return tag("td", _number(tally.value), count, class_="heat", style=shade(tally.value))
-
-
-def _shades(metric: str, values: Iterable[float]) -> Callable[[float], str]:
-    """From a value to a cell's colours: pale at the worst of `values`, deep at the best."""
-    good = [goodness(metric, value) for value in values if not math.isnan(value)] or [0.0]
-    low, high = min(good), max(good)
-
-    def shade(value: float) -> str:
-        share = (goodness(metric, value) - low) / (high - low) if high > low else 0.5
-        red, green, blue = (round(a + (b - a) * share) for a, b in zip(_PALE, _DEEP, strict=True))
-        return f"background:rgb({red},{green},{blue});color:{'#fff' if share > _DARK else '#1b2430'}"
-
-    return shade
-
-
-_PALE, _DEEP, _DARK = (238, 244, 250), (16, 78, 139), 0.55
 
 
 def _metric_note(metric: str) -> Markup:
