@@ -10,7 +10,7 @@
             subset of the recipe's modalities, what is left out is absent
     result  head -> probabilities: (B, C, X, Y[, Z]) a channel by itself for segmentation,
             (B, C) over the classes or (B, 1) of the positive class for classification;
-            for survival (B, 1), the log of the relative risk
+            for survival (B, 1), the log of the relative risk; for a pretext (B, 1), its loss
 
 MLflow finds `_load_pyfunc` by this module's name, so a model folder holds nothing to run, and
 loading it needs the consilium package.
@@ -73,7 +73,7 @@ def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
 
 
 def _shape_out(head: Head, space: Shape) -> Shape:
-    channels = 1 if head.kind == "survival" else head.classes
+    channels = 1 if head.kind in {"survival", "pretext"} else head.classes
     return (-1, channels, *space) if head.kind == "segmentation" else (-1, channels)
 
 
@@ -144,6 +144,6 @@ def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
 
 
 def _probabilities(head: Head, logits: Tensor) -> Tensor:
-    if head.kind == "survival":
+    if head.kind in {"survival", "pretext"}:
         return logits
     return logits.softmax(1) if head.kind == "classification" and head.classes > 1 else logits.sigmoid()
