@@ -242,7 +242,9 @@ METRICS: dict[str, Metric] = {
         "share in which that one had the higher risk, equal risks half. A death and a censoring at one time "
         "are such a pair, two deaths at one time are not.",
     ),
-    "loss": Metric("", "lower", "What a case costs by a pretext's own measure, mean over cases."),
+    "loss": Metric(
+        "as the pretext counts", "lower", "What a case costs by a pretext's own measure, mean over cases."
+    ),
 }
 """Metric name -> what it is. The sums of each kind:
 
