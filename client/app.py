@@ -84,7 +84,7 @@ def _answered(settings: Settings, task: Task) -> Reply:
     permit(policy, settings, task)
     _, text = stage_in(task.recipe, task.round)
     site = replace(open_site(settings, text, policy.counts), policy=policy)
-    fits(policy, task, site.recipe, site.patients, site.owned)
+    fits(policy, task, site.recipe, site.patients, site.owned, cases=len(site.rows))
     return leave(ANSWERS[task.kind](site, admit(site, task)), site)
 
 

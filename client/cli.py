@@ -2,6 +2,7 @@
 
     site join KIT|MEMBERSHIP    become a member of a federation (`client.enrol_cli`)
     site doctor                 is all well? The one command here that opens a connection
+    site ingest SOURCE... --cohort NAME    from an archive's export to a cohort (`client.ingest_cli`)
     site budget FOLDER          what each cohort has paid, and what is left
     site audit verify|show FOLDER    whether the log is as it was written, and what it says
     site policy new|check|explain    what the hospital allows, and what a recipe would cost here
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.enrol_cli import doctor, join
+from client.ingest_cli import ingest
 from client.policy_cli import policy
 from privacy.accounting import ADJACENCY, UNIT
 from privacy.audit import read, verify
@@ -42,6 +44,7 @@ site.add_typer(audit, name="audit")
 site.add_typer(policy, name="policy")
 site.command()(join)
 site.command()(doctor)
+site.command()(ingest)
 
 
 @dataclass(frozen=True)

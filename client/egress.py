@@ -35,6 +35,7 @@ FACTS = {
     "seconds": "times",
     "epsilon": "spending",
     "epsilon_pld": "spending",
+    "epsilon_alone": "spending",
     "delta": "spending",
     "noise_multiplier": "spending",
     "advert": "keys",
@@ -85,7 +86,7 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
     summed = ", only as a sum over sites" if secure else ""
     exact = counts.told_in_steps_of == 1 and counts.least_told <= 1
     return {
-        "updates": ACCOUNTED if private else f"{DECLARED}: without noise{summed}",
+        "updates": _accounted(recipe) if private else f"{DECLARED}: without noise{summed}",
         "loss": SUPPRESSED if private or not leaves.loss else f"{DECLARED}: exact",
         "scores": _scores_told(leaves, counts.least_told) if leaves.metrics else SUPPRESSED,
         "counts": f"{DECLARED}: {'exact' if exact else coarse}",
@@ -95,6 +96,11 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
         else SUPPRESSED,
         "times": f"{DECLARED}: seconds, bytes, steps, and whether the site answered",
     }
+
+
+def _accounted(recipe: Recipe) -> str:
+    shares = recipe.secure.noise_over
+    return ACCOUNTED if shares is None else f"{ACCOUNTED}: in sums of at least {shares} honest sites"
 
 
 def allowed(site: Site) -> bool:

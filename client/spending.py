@@ -23,7 +23,7 @@ from torch import Tensor
 
 from client.policy import Floor
 from client.site import Site
-from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
+from privacy.accounting import Event, alone, calibrate, epsilon, epsilon_pld
 from privacy.ledger import FILE, Ask, Cap, History, Ledger, Patients, reading, spending_from
 from privacy.pace import pace, slots
 from privacy.statistics import price
@@ -116,14 +116,20 @@ def caps(recipe: Recipe, floor: Floor, delta: float) -> dict[str, Cap]:
 
 
 def spent(ledger: Ledger, patients: Patients, spending: Spending) -> dict[str, Any]:
-    """Return what the patient who paid most has paid so far, in all runs, by both accountants."""
-    histories = ledger.histories(patients)
-    return {
-        "epsilon": max(epsilon(history, spending.delta) for history in histories),
-        "epsilon_pld": max(epsilon_pld(history, spending.delta) for history in histories),
-        "delta": spending.delta,
+    """Return what the patient who paid most has paid so far, in all runs, by both accountants.
+
+    Where noise is split over sites, also what it is if no other site is honest.
+    """
+    histories, delta = ledger.histories(patients), spending.delta
+    facts = {
+        "epsilon": max(epsilon(history, delta) for history in histories),
+        "epsilon_pld": max(epsilon_pld(history, delta) for history in histories),
+        "delta": delta,
         "noise_multiplier": spending.event.noise_multiplier,
     }
+    if spending.event.shares > 1:
+        facts["epsilon_alone"] = max(epsilon(alone(history), delta) for history in histories)
+    return facts
 
 
 def planned(site: Site, before: Sequence[History] = ((),)) -> Spending:
@@ -152,7 +158,8 @@ def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> 
     delta, budget = floor.delta(recipe, patients), floor.budget(asked.epsilon or math.inf)
     before = (*spent, *statistics(recipe).values())
     noise = asked.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
-    return Event(max(noise, floor.least_noise_multiplier), rate, steps), delta
+    noise = max(noise, floor.least_noise_multiplier)
+    return Event(noise, rate, steps, recipe.secure.noise_over or 1), delta
 
 
 def history(books: Path) -> tuple[Event, ...]:

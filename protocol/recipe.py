@@ -17,7 +17,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -53,9 +53,15 @@ BelowOne = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 AtLeastHalf = Annotated[float, Rule("in [0.5, 1)", lambda value: 2 * value >= 1 and value < 1)]
 HIDING = 3  # of a sum of two, either site knows the other's part
 Hiding = Annotated[int, Rule(f">= {HIDING}", lambda value: value >= HIDING)]
+Several = Annotated[int, Rule("in 2 to 100", lambda value: value in range(2, 101))]
 UpToMillion = Annotated[int, Rule("in 1 to 1000000", lambda value: 1 <= value <= 10**6)]
 Inside = Annotated[float, Rule("in (0, 1)", lambda value: 0 < value < 1)]
 _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
+
+PLAIN_SUMS = ("fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi")
+"""Strategies of which the sites know nothing: the server steps along the count-weighted owner mean."""
+SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox")))
+"""Strategies whose server needs that mean and no single update."""
 
 Catalogue = Mapping[str, Callable[..., Any]]
 """Name -> builder; the builder's keyword-only parameters are the part's options."""
@@ -158,6 +164,10 @@ class Secure:
     travels when at least `fewest` sites contribute to it. Values of an update are clipped to
     +-`clip_value`, and `cases` is the most that one site may count: together they are the step
     of the integers that are summed (`privacy.secagg.fixed`).
+
+    `noise_over` splits the noise of privacy: each site adds one of so many shares, and a sum of that many
+    honest sites carries all of it (`privacy.split`). null: each site adds all of its own. With it `cases`
+    are patients, and `clip_value` is not used.
     """
 
     enabled: bool = False
@@ -165,6 +175,7 @@ class Secure:
     fewest: Hiding = HIDING
     clip_value: Positive = 1.0
     cases: UpToMillion = 10_000
+    noise_over: Several | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,17 @@ class EarlierStage:
     strategy: Part | None = None
     training: Training | None = None
     epsilon: Positive | None = None
+
+    def under(self, recipe: "Recipe") -> "Recipe":
+        """Return the recipe of this stage of `recipe`, by itself.
+
+        It selects no best model: that is one of the last stage.
+        """
+        keys = ("heads", "model", "strategy", "training")
+        given = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        plain = replace(recipe, stages=(), rounds=self.rounds, **given)
+        privacy = replace(recipe.privacy, epsilon=self.epsilon)
+        return replace(plain, privacy=privacy, evaluation=replace(recipe.evaluation, select=""))
 
 
 @dataclass(frozen=True)
@@ -406,6 +428,8 @@ def _value(text: str, key: str) -> Any:
 
 def _check_whole(recipe: Recipe) -> None:
     """What no single key can tell."""
+    _check_summed(recipe)
+    _check_split(recipe)
     for name, modality in recipe.modalities.items():
         if modality.kind == "table" and modality.features < 1:
             raise RecipeError(f"modalities.{name}.features: a table needs its width, a whole number >= 1")
@@ -440,8 +464,52 @@ def _check_stages(recipe: Recipe) -> None:
                 f"{path}.epsilon: expected a number below that of the stage after it ({found(after)}), "
                 f"found {found(stage.epsilon)}: it is what a patient has paid when the stage is over"
             )
+        try:
+            _check_whole(stage.under(recipe))
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
     if recipe.stages and recipe.privacy.epsilon is not None and recipe.privacy.mechanism == "ftrl":
         raise RecipeError("privacy.mechanism: the noise of ftrl runs through one stage only; use sgd")
+
+
+def _check_summed(recipe: Recipe) -> None:
+    """Refuse secure aggregation of a strategy that looks at single updates."""
+    if not recipe.secure.enabled:
+        return
+    if recipe.strategy.name not in SUMMED:
+        raise RecipeError(
+            f"strategy: '{recipe.strategy.name}' needs each site's own update, which secure.enabled hides: "
+            f"choose one of {', '.join(SUMMED)}, or set secure.enabled=false"
+        )
+    if recipe.strategy.options.get("weights", "count") != "count":
+        raise RecipeError("strategy.weights: only 'count' can be summed while secure.enabled hides updates")
+
+
+def _check_split(recipe: Recipe) -> None:
+    """Refuse to split noise where the sum is not one Gaussian mechanism that all sites mean alike."""
+    if recipe.secure.noise_over is not None:
+        for holds, otherwise in _split_rules(recipe, recipe.secure.noise_over):
+            if not holds:
+                raise RecipeError(otherwise)
+
+
+def _split_rules(recipe: Recipe, shares: int) -> Iterator[tuple[bool, str]]:
+    """Yield (what must hold, what is wrong where it does not)."""
+    secure, privacy, training, name = recipe.secure, recipe.privacy, recipe.training, recipe.strategy.name
+    own_step = training.optimizer, training.momentum, training.weight_decay
+    yield secure.enabled, "secure.noise_over: splits the noise of a sum over sites; give secure.enabled=true"
+    known = "each site sees the model and knows its own share"
+    yield shares < secure.fewest, f"secure.noise_over: {known}; raise secure.fewest above {shares}"
+    for key in ("epsilon", "noise_multiplier", "sampling_rate"):
+        given = getattr(privacy, key) is not None
+        yield given, f"privacy.{key}: all sites must split one noise and draw patients alike; give it"
+    yield privacy.mechanism == "sgd", "privacy.mechanism: correlated noise is each site's own; give sgd"
+    several = "noise in each of several local steps is not noise on a sum"
+    yield training.steps == 1, f"training.steps: {several}; with secure.noise_over give 1"
+    gradients = "with secure.noise_over sites sum gradients and take no step of their own"
+    yield own_step == ("sgd", 0, 0), f"training.optimizer: {gradients}; give sgd, momentum=0, weight_decay=0"
+    plain = f"choose one of {', '.join(PLAIN_SUMS)}"
+    yield name in PLAIN_SUMS, f"strategy: {gradients}, and '{name}' changes what sites do; {plain}"
 
 
 def _plain(thing: Any) -> Any:

@@ -23,9 +23,8 @@ site keeps for itself (`docs/decisions/014-stages.md`).
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
-from protocol.recipe import EarlierStage, Recipe, dump_recipe, parse_cached
+from protocol.recipe import Recipe, dump_recipe, parse_cached
 
 
 @dataclass(frozen=True)
@@ -60,20 +59,6 @@ def stage_in(text: str, number: int) -> tuple[Stage, str]:
 def _stages(recipe: Recipe) -> Iterator[Stage]:
     done = 0
     for each in recipe.stages:
-        yield Stage(each.name, done + 1, done + each.rounds, _under(recipe, each))
+        yield Stage(each.name, done + 1, done + each.rounds, each.under(recipe))
         done += each.rounds
     yield Stage("", done + 1, done + recipe.rounds, replace(recipe, stages=()))
-
-
-def _under(recipe: Recipe, stage: EarlierStage) -> Recipe:
-    """Return the recipe of an earlier stage. The best model is chosen among those of the last one."""
-    keys = ("heads", "model", "strategy", "training")
-    changes: dict[str, Any] = {key: getattr(stage, key) for key in keys if getattr(stage, key) is not None}
-    return replace(
-        recipe,
-        stages=(),
-        rounds=stage.rounds,
-        privacy=replace(recipe.privacy, epsilon=stage.epsilon),
-        evaluation=replace(recipe.evaluation, select=""),
-        **changes,
-    )

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
 from models.flat import Flat, carry
+from protocol import files
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
 from protocol.messages import Reply, Task
@@ -25,7 +26,7 @@ from protocol.recipe import Recipe, build, parse_cached, recipe_hash
 from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
-from server.book import Book, Watch, read_rounds, unflatten, write_atomically
+from server.book import Book, Watch, read_rounds, unflatten
 from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
@@ -33,7 +34,7 @@ from server.tracking import Tracker
 from server.wire import Wire
 from server.witness import open_witness
 from strategies.base import State, Strategy
-from strategies.catalogue import STRATEGIES, check_summed
+from strategies.catalogue import STRATEGIES
 
 MEET_S = 120.0
 SIGNATURE = "recipe.sig"
@@ -62,7 +63,6 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     folder = Path(str(config["folder"]))
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
-    check_summed(recipe)
     wire = Wire(grid)
     witness = open_witness(Path(str(config.get("coordinator", folder))))
     plan = partial(Plan, folder.name, text=text, signature=signature_in(folder), witness=witness)
@@ -75,7 +75,7 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
     state, done = restore(folder, plans[0])
     cohorts = tuple(member.summary for member in plans[-1].members)
     record = RunRecord(folder.name, text, _started(folder), cohorts, done, {}, environment())
-    write_atomically(folder / "record.json", to_json(record))
+    files.write_text(folder / "record.json", to_json(record))
     tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
     return attend(plans, wire, state, Book(folder, recipe, record, watch, tracker))
 
@@ -186,7 +186,7 @@ def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> T
     known = folder / "tracking.json"
     before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
     run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)
-    write_atomically(known, json.dumps({"run": run_id}))
+    files.write_text(known, json.dumps({"run": run_id}))
     return tracker
 
 

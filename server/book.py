@@ -23,6 +23,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from protocol import files
 from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
 from server import card, checkpoint
@@ -99,10 +100,10 @@ class Book:
     def finish(self, status: str) -> None:
         """Write the whole record and the report, and close the tracking run."""
         self.record = replace(self.record, status=status)
-        write_atomically(self.folder / "record.json", to_json(self.record))
-        write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
+        files.write_text(self.folder / "record.json", to_json(self.record))
+        files.write_text(self.folder / "report.html", render(self.record, self._recipe, ()))
         if status == "finished":
-            write_atomically(self.folder / card.FILE, card.card(self.record, self._recipe))
+            files.write_text(self.folder / card.FILE, card.card(self.record, self._recipe))
         if self._tracker is not None:
             self._tracker.finish(status)
 
@@ -151,23 +152,13 @@ def read_rounds(folder: Path, upto: int) -> tuple[Round, ...]:
     """
     path = folder / "rounds.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()[:upto] if path.exists() else []
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    files.write_text(path, "".join(f"{line}\n" for line in lines))
     return tuple(round_from_json(line) for line in lines)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; a crash leaves the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> str:
     """Write the canonical recipe into a new run folder and return its text."""
     text = dump_recipe(recipe)
     folder.mkdir(parents=True)
-    write_atomically(folder / "recipe.yaml", text)
+    files.write_text(folder / "recipe.yaml", text)
     return text

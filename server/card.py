@@ -18,6 +18,7 @@ from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
 from server.record import RunRecord, Scores, SiteRound, SiteSummary
 from server.scores import mean_over_sites, overall, worst
+from server.split import assumption
 
 FILE = "model-card.md"
 OUTSIDE = (
@@ -79,7 +80,7 @@ def _model(record: RunRecord, recipe: Recipe) -> Chapter:
         ("recipe", f"{recipe.name}, SHA-256 {recipe_hash(recipe)}"),
         ("code", record.environment.get("commit", "commit not known")),
         ("started", record.started),
-        ("state", f"{record.status}, {len(record.rounds)} of {recipe.rounds} rounds"),
+        ("state", f"{record.status}, {len(record.rounds)} of {recipe.all_rounds} rounds"),
         ("network", recipe.model.name),
         ("strategy", recipe.strategy.name),
         ("inputs", ", ".join(f"{name} ({each.kind})" for name, each in recipe.modalities.items())),
@@ -124,7 +125,8 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
         "rounds",
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
-    return Chapter("Privacy", words, [Table(head, rows)])
+    last = {site.site: told[-1] for site, told in _last_spent(record)}
+    return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), [Table(head, rows)])
 
 
 _MECHANISMS = {

@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from privacy.keys import FEDERATION, read_pins
-from protocol.errors import AdmissionError, QuorumError
+from protocol.errors import AdmissionError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
 from protocol.stages import Stage
@@ -62,6 +61,15 @@ class Plan:
         """Return what any task to `site` carries besides."""
         return self.witness.facts(site) if self.witness else {}
 
+    def known(self) -> Witness:
+        """Return the witness, without which no secure sum is possible; SettingsError where there is none."""
+        if self.witness is None:
+            raise SettingsError(
+                "secure.enabled: the coordinator's folder has no file of the federation's keys: introduce "
+                "the sites first, or set secure.enabled=false"
+            )
+        return self.witness
+
 
 @dataclass
 class Heard:
@@ -87,8 +95,7 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
         heard = Heard()
         if recipe.secure.enabled:
-            pins = read_pins(book.folder / FEDERATION)
-            secure = SecureRound(recipe, tasks, wire, pins, state.spare["secure"])
+            secure = SecureRound(recipe, tasks, wire, plan.known(), state.spare["secure"])
             updates = secured(secure, book, heard)
         else:
             arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)

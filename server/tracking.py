@@ -298,6 +298,7 @@ def site_metrics(site: SiteRound, scores: Scores) -> dict[str, float]:
         "accepted": site.status == "accepted",
         "epsilon": site.epsilon,
         "epsilon_pld": site.epsilon_pld,
+        "epsilon_alone": site.epsilon_alone,
         "delta": site.delta,
         "noise_multiplier": site.noise_multiplier,
     }

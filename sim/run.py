@@ -24,14 +24,14 @@ from client.policy import PURPOSE
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
+from protocol import files
 from protocol.errors import SettingsError
 from protocol.recipe import Recipe, dump_recipe
 from server.app import SIGNATURE, build_app
-from server.book import Watch, write_atomically, write_recipe
+from server.book import Watch, write_recipe
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
-from strategies.catalogue import check_summed
 
 POOLED = "pooled"
 
@@ -53,7 +53,6 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     if launch.engine not in ENGINES:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
-    check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -61,7 +60,7 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     write_recipe(folder, recipe)
     threads = launch.threads or os.cpu_count() or 1  # fixed now: engines agree to the last bit
     plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads, "policy": policy}
-    write_atomically(folder / "launch.json", json.dumps(plain, indent=1))
+    files.write_text(folder / "launch.json", json.dumps(plain, indent=1))
     return folder
 
 
@@ -77,7 +76,7 @@ def conduct(folder: Path, recipe: Recipe, watch: Watch) -> None:
 def sign(folder: Path, recipe: Recipe, key: Path) -> None:
     """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
     signature = signer(key).sign(PURPOSE, dump_recipe(recipe).encode())
-    write_atomically(folder / SIGNATURE, signature.hex())
+    files.write_text(folder / SIGNATURE, signature.hex())
 
 
 def read_launch(folder: Path) -> Launch:

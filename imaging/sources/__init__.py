@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from imaging.cohort import Cohort, checked, renamed, with_pretexts
-from imaging.sources import nifti, slices, table
+from imaging.sources import ingested, nifti, slices, table
 from protocol.errors import DataError
 from protocol.recipe import Recipe, build, check_part
 
 SOURCES: dict[str, Callable[..., Cohort]] = {
     "slices": slices.read,
     "nifti": nifti.read,
+    "ingested": ingested.read,
     "heart4": table.read_heart4,
     "tcga_brca": table.read_tcga_brca,
 }
@@ -24,6 +25,7 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
     "slices": slices.sites,
     "nifti": nifti.sites,
+    "ingested": ingested.sites,
     "heart4": table.sites_heart4,
     "tcga_brca": table.sites_tcga_brca,
 }

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imaging.cohort import Cohort, assemble
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from imaging.splits import split_patients
 from imaging.transforms import fitted, normalised, resized, resized_mask
 from protocol.batch import Batch

@@ -23,7 +23,7 @@ from sklearn.model_selection import train_test_split  # pyright: ignore[reportMi
 from torch import Tensor
 
 from imaging.cohort import Cohort, concatenate
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from imaging.splits import TEST, TRAIN
 from protocol.batch import Batch
 from protocol.errors import DataError

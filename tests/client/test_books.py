@@ -1,6 +1,7 @@
 """D6 and C1 end to end: a site with an older ledger or log does not train, and both sides know."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from flwr.app import Message
 from client import app, books
 from client.books import require_witnessed, written_down
 from client.settings import Settings
+from imaging.cohort import Cohort
 from privacy import audit, ledger
 from privacy.heads import Head, Heads, countersign, countersigned
 from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, signer
@@ -178,6 +180,39 @@ def test_a_site_whose_log_was_cut_stops_and_the_run_goes_on(
     assert "the audit here lacks entry 3" in west.reason
     assert {s.site for s in record.rounds[1].sites if s.status == "accepted"} == {"north", "south"}
     assert "west" not in record.rounds[1].scores
+
+
+class Lasting(Federation):
+    """Sites and a coordinator whose keys, books and memory are those of all runs."""
+
+    def __init__(self, folder: Path, held: Mapping[str, Cohort], patch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, held, patch)
+        self.coordinator = folder / "coordinator"
+        self.config = {"coordinator": str(self.coordinator)}
+
+    def settings(self, run: str, site: str) -> Settings:
+        pins, state = introduce(self.coordinator, self.sites), self.coordinator / "sites" / site
+        return replace(super().settings(run, site), state=state, federation=pins)
+
+
+def test_a_coordinator_remembers_over_runs_and_finds_the_ledger_that_was_put_back_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = Lasting(tmp_path, cohorts(), monkeypatch)
+    books = federation.settings("first", "west").books
+    federation.run(recipe(rounds=1), "first")
+    first = countersigned_by(federation.coordinator, "west")
+    shutil.copytree(books, tmp_path / "backup")
+    second = federation.run(recipe(rounds=1), "second")
+    assert all(site.status == "accepted" for site in second.rounds[0].sites)
+    assert countersigned_by(federation.coordinator, "west")["audit"].counter == 2 * first["audit"].counter
+    shutil.rmtree(books)
+    shutil.copytree(tmp_path / "backup", books)
+    third = federation.run(recipe(rounds=1), "third")
+    told = {site.site: site for site in third.rounds[0].sites}
+    assert told["west"].status == "failed"
+    assert "the audit here lacks entry" in told["west"].reason
+    assert {name for name, site in told.items() if site.status == "accepted"} == {"north", "south"}
 
 
 def countersigned_by(folder: Path, site: str) -> Heads:
