@@ -13,6 +13,7 @@ FUSING = ("encoders_unet", "parallel_unet")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae",)
+MAPPING = (*SEGMENTING, "bm_mae")
 ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "volume_classifier")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
@@ -32,7 +33,7 @@ TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
 def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Recipe:
     """Every kind of head that the model can predict, from every kind of modality that it reads."""
-    heads = VECTOR_HEADS | (TUMOUR if name in (*SEGMENTING, "bm_mae") else {})
+    heads = VECTOR_HEADS | (TUMOUR if name in MAPPING else {})
     if name in OF_IMAGES:
         heads |= SCAN if name in PRETEXT else {}
         part = Part(name, {"dims": dims} | SMALL[name] | options)
