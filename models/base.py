@@ -45,6 +45,11 @@ class MultiModal(nn.Module, ABC):
         draw = batch.present.new_zeros(len(batch), dtype=torch.int64) if batch.draw is None else batch.draw
         return self.predict(seen) | self.pretext(seen, draw)
 
+    @property
+    def axes(self) -> int:
+        """Spatial axes of its images, 2 or 3, by its convolutions; 0 where it has none."""
+        return max(parameter.dim() for parameter in self.parameters()) - 2
+
     @abstractmethod
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits from what may be seen of every modality; no pretext is among them."""

@@ -8,8 +8,8 @@
 Blocks are those of ViT (Dosovitskiy et al., ICLR 2021) without dropout. Who may be read is a mask,
 bool `(B, L)`: a token that is hidden or absent gets weight zero, so its content changes nothing.
 
-Every layer is called with one row a case and every learned vector is an `nn.Embedding`, since only
-what a layer did can be told apart case by case (`privacy.dpsgd`).
+Every layer is called with one row a case, and every learned vector is a layer, since only what a
+layer did can be told apart case by case (`privacy.dpsgd`).
 """
 
 from functools import lru_cache
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.unet import CONVOLUTION, extended
+from models.unet import extended
 from protocol.errors import RecipeError
 
 _SPREAD = 0.02  # of a learned vector's first values, as in ViT
@@ -68,29 +68,28 @@ class Learned(nn.Module):
     def __init__(self, size: int) -> None:
         """Begin near zero."""
         super().__init__()
-        self.vector = nn.Embedding(1, size)
+        self.vector = nn.Linear(1, size, bias=False)  # of the number one
         nn.init.normal_(self.vector.weight, std=_SPREAD)
 
     def forward(self, cases: int, length: int) -> Tensor:
         """Return `(cases, length, size)`."""
-        weight = self.vector.weight
-        return self.vector(torch.zeros(cases, length, dtype=torch.long, device=weight.device))
+        return self.vector(torch.ones(cases, length, 1, device=self.vector.weight.device))
 
 
 class Tokenizer(nn.Module):
-    """One linear map of each patch, as a convolution; positions are added by whoever needs them."""
+    """One linear map of each patch; positions are added by whoever needs them."""
 
     def __init__(self, dims: int, side: int, size: int) -> None:
         """Take patches of `side` voxels along each of `dims` axes to `size` features."""
         super().__init__()
         self.side, self.dims = side, dims
-        self.convolution = CONVOLUTION[dims](1, size, side, stride=side)
+        self.linear = nn.Linear(side**dims, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `(B, N, size)`."""
         if x.ndim != self.dims + 2:
             raise RecipeError(f"model.dims: {self.dims}, but the images have {x.ndim - 2} dimensions")
-        return self.convolution(extended(x, self.side)).flatten(2).transpose(1, 2)
+        return self.linear(patches(extended(x, self.side), self.side))
 
 
 class Attention(nn.Module):

@@ -64,7 +64,7 @@ def kept_at_sites(recipe: Recipe) -> bool:
 
 def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
-    space = (-1,) * _axes(_flat(recipe))
+    space = (-1,) * _flat(recipe).model.axes
     image = (-1, 1, *space)
     inputs: dict[str, Shape] = {
         n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()
@@ -120,17 +120,12 @@ class Predictor:
         modality = self.recipe.modalities[name]
         if modality.kind == "table":
             return torch.zeros(rows, modality.features)
-        space = (_SMALLEST,) * _axes(self._flat) if image is None else image.shape[2:]
+        space = (_SMALLEST,) * self._flat.model.axes if image is None else image.shape[2:]
         return torch.zeros(rows, 1, *space)
 
 
 def _flat(recipe: Recipe) -> Flat:
     return Flat(build_model(recipe), build(STRATEGIES, recipe.strategy, "strategy").local.private)
-
-
-def _axes(flat: Flat) -> int:
-    """Spatial axes of a model's images, 2 or 3, by its convolutions; 0 where it has none."""
-    return max(parameter.dim() for parameter in flat.model.parameters()) - 2
 
 
 def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:

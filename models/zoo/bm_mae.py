@@ -88,6 +88,11 @@ class BMMAE(MultiModal):
         self.unetr = _Unetr(plan) if self.maps else None
         self.stems = nn.ModuleDict({g: plan.stem() for g in owners if self.maps})
 
+    @property
+    def axes(self) -> int:
+        """Spatial axes of its images: what reads them is no convolution."""
+        return self.plan.dims
+
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits, from all tokens of what each case has."""
         if not (self.vectors or self.maps):

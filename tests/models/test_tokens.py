@@ -16,14 +16,14 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 2, 6)])
 def test_patches_are_cut_in_the_order_of_tokens(shape: tuple[int, ...]) -> None:
-    """A convolution with the voxel v's own kernel gives voxel v of every patch."""
+    """So that a tokenizer is the strided convolution with its rows as kernels."""
     x = normal(2, 1, *shape)
     dims, cut = len(shape), patches(x, 2)
-    tokenizer = Tokenizer(dims, 2, 2**dims)
-    with torch.no_grad():
-        tokenizer.convolution.weight.copy_(torch.eye(2**dims).view(-1, 1, *[2] * dims))
-        tokenizer.convolution.bias.zero_()
-    torch.testing.assert_close(tokenizer(x), cut)
+    tokenizer = Tokenizer(dims, 2, 3)
+    kernels = tokenizer.linear.weight.view(3, 1, *[2] * dims)
+    convolution = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}[dims]
+    strided = convolution(x, kernels, tokenizer.linear.bias, stride=2)
+    torch.testing.assert_close(tokenizer(x), strided.flatten(2).transpose(1, 2))
     assert torch.equal(cut[0, 0], x[(0, 0, *[slice(2)] * dims)].flatten())
     assert torch.equal(as_map(cut, grid_of(x, 2)).flatten(2).transpose(1, 2), cut)
 
