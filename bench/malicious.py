@@ -110,7 +110,8 @@ def attempts(coordinator: Coordinator) -> Iterator[Got]:
     """Make every attempt, in order."""
     yield _honest(coordinator)
     for site, (asked, recipe) in zip(HOSPITALS[3:], weakened().items(), strict=False):
-        yield said(asked, coordinator.ask("train", recipe, site))
+        # Under a name of its own: as another model of "run" it would be refused for that alone.
+        yield said(asked, coordinator.ask("train", recipe, site, run=recipe.name + "-weakened"))
     yield _twice(coordinator)
     yield said("round 3, then round 1 again", coordinator.ask("train", round=3), coordinator.ask("train"))
     yield said("round 99 of 3", coordinator.ask("train", round=99))

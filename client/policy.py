@@ -39,6 +39,7 @@ from protocol.errors import PolicyError, PrivacyError, RecipeError
 from protocol.messages import Task
 from protocol.metrics import METRICS
 from protocol.recipe import (
+    SIGNED_FOR,
     Catalogue,
     Count,
     Hex,
@@ -65,8 +66,6 @@ CATALOGUES: Mapping[str, Catalogue] = {
     "strategy": STRATEGIES,
 }
 HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
-PURPOSE = "recipe"
-"""What a signature under a recipe's canonical text is for (`privacy.keys`)."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MIB = 2**20
@@ -359,7 +358,7 @@ def _signed(signers: tuple[str, ...], recipe: Recipe, signature: str) -> bool:
     except ValueError:
         return False
     text = dump_recipe(recipe).encode()
-    return any(verified(bytes.fromhex(key), PURPOSE, text, signed) for key in signers)
+    return any(verified(bytes.fromhex(key), SIGNED_FOR, text, signed) for key in signers)
 
 
 def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:

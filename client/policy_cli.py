@@ -179,9 +179,7 @@ def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: 
     return 1 + bisect(range(1, rounds + 1), False, key=exceeds)
 
 
-def price_tables(
-    recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]
-) -> Iterator[Table]:
+def price_tables(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Iterator[Table]:
     """Yield what each stage costs one of `patients`, of whom the ledger says `spent`."""
     try:
         for stage, before, event, delta in by_stage(recipe, here, patients):

@@ -5,6 +5,7 @@ stand-ins, files by digests of their paths (`consilium site ingest ... --find DI
 is), and no word of a header or a path is in it.
 """
 
+import json
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -300,7 +301,7 @@ def _volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 def _method(manifest: Mapping[str, Any]) -> Markup:
     method = manifest["method"]
-    facts = [(key, str(value)) for key, value in method.items() if key != "libraries"]
+    facts = [(key, json.dumps(value)) for key, value in method.items() if key != "libraries"]
     facts += [(name, version) for name, version in method["libraries"].items()]
     return section(
         "How it was made",

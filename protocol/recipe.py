@@ -31,6 +31,9 @@ from protocol.errors import RecipeError
 from protocol.plain import MOST_BYTES, guard, join
 from protocol.typed import Rule, fit, found, freeze, hints_of, one_of, record, unknown
 
+SIGNED_FOR = "recipe"
+"""The purpose of a signature under a recipe's canonical text (`privacy.keys`)."""
+
 _WORD = Rule(
     "of a-z, 0-9 and _, starting with a letter",
     lambda text: bool(re.fullmatch(r"[a-z][a-z0-9_]*", text)),

@@ -10,6 +10,7 @@
       report.html
       model-card.md      of a finished run
       audit.json         what attacks on the recipe found, if somebody made them
+      robustness.*       scores under failures and corruptions, if somebody looked
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
 After a kill, lines of rounds that no checkpoint holds are dropped and made again.
@@ -17,8 +18,11 @@ After a kill, lines of rounds that no checkpoint holds are dropped and made agai
 
 import math
 import os
+import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -37,6 +41,9 @@ Watch = Callable[[int, SiteRound | Round], None]
 """Told, with the round's number, of every site heard and every round ended: a progress bar."""
 
 
+STRIKES = 3
+
+
 class Book:
     """One run's folder, record and tracking run."""
 
@@ -49,6 +56,8 @@ class Book:
         self._tracker = tracker
         self._watch = watch
         self._best = -math.inf
+        self.set_aside: set[str] = set()
+        self._failures: Counter[str] = Counter()
         self._note_all(record.rounds)
 
     @property
@@ -89,6 +98,8 @@ class Book:
             file.flush()
             os.fsync(file.fileno())
         self.record = replace(self.record, rounds=(*self.record.rounds, ended))
+        for site in ended.sites:
+            self._count_failures(site, ended.number)
         if self._note_all((ended,)):
             save_file(state.parameters, self.folder / "best.safetensors")
         self._watch(ended.number, ended)
@@ -106,6 +117,16 @@ class Book:
             files.write_text(self.folder / card.FILE, card.card(self.record, self._recipe))
         if self._tracker is not None:
             self._tracker.finish(status)
+
+    def _count_failures(self, site: SiteRound, number: int) -> None:
+        """Ask a site no more that has failed `STRIKES` times in a row; a resumed run asks it again."""
+        self._failures[site.site] = self._failures[site.site] + 1 if site.status == "failed" else 0
+        if self._failures[site.site] == STRIKES:
+            self.set_aside.add(site.site)
+            why = (
+                f"failed {STRIKES} times in a row, the last time: {site.reason}; a resumed run asks it again"
+            )
+            self._watch(number, SiteRound(site.site, "set aside", why))
 
     def _note_all(self, rounds: tuple[Round, ...]) -> bool:
         better = False
@@ -154,6 +175,14 @@ def read_rounds(folder: Path, upto: int) -> tuple[Round, ...]:
     lines = path.read_text(encoding="utf-8").splitlines()[:upto] if path.exists() else []
     files.write_text(path, "".join(f"{line}\n" for line in lines))
     return tuple(round_from_json(line) for line in lines)
+
+
+def new_folder(recipe: Recipe, out: Path) -> Path:
+    """Make the folder of a new run of `recipe`, with the recipe in it, and return it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
+    write_recipe(folder, recipe)
+    return folder
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> str:

@@ -21,6 +21,7 @@ from protocol.recipe import Recipe, parse_cached, recipe_hash
 from server.evidence import read_evidence
 from server.record import RunRecord, Scores, read_record
 from server.report import Overlay, render
+from server.robustness import read as read_robustness
 from server.scores import mean_over_sites
 from server.tracking import flatten
 
@@ -37,6 +38,8 @@ FILES = (
     "report.html",
     "model-card.md",
     "audit.json",
+    "robustness.json",
+    "robustness.csv",
 )
 
 runs = typer.Typer(help="Look at runs, compare them, go on with one.", no_args_is_help=True)
@@ -104,7 +107,7 @@ def write_report(folder: Path, overlays: Sequence[Overlay] = ()) -> Path:
         _keep(folder / "overlays", overlays)
     record, recipe = _open(folder)
     path = folder / "report.html"
-    page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder))
+    page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder), read_robustness(folder))
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -39,19 +39,19 @@ Arrays = dict[str, NDArray[np.float32]]
 Shape = tuple[int, ...]
 
 _SMALLEST = 32  # pixels along each axis of an image that stands in where there is none
-_RECIPE, _PARAMETERS = "recipe.yaml", "parameters.safetensors"
+RECIPE, PARAMETERS = "recipe.yaml", "parameters.safetensors"
 
 
 def write_model(folder: Path, recipe: Recipe, parameters: Vectors) -> None:
     """Write a model into a new `folder`; `parameters` are the groups that travelled."""
     folder.mkdir(parents=True)
-    (folder / _RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
-    save_file(dict(parameters), folder / _PARAMETERS)
+    (folder / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+    save_file(dict(parameters), folder / PARAMETERS)
 
 
 def load(folder: Path | str) -> "Predictor":
     """Load a model that `write_model` wrote."""
-    return Predictor(load_recipe(Path(folder) / _RECIPE), load_file(Path(folder) / _PARAMETERS))
+    return Predictor(load_recipe(Path(folder) / RECIPE), load_file(Path(folder) / PARAMETERS))
 
 
 _load_pyfunc = load  # MLflow's hook, found by its name

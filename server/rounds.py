@@ -87,7 +87,7 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
     """Take the run from where `book` stands to the last round of the plan's stage."""
     recipe, stage = plan.recipe, plan.stage
     for number in range(book.rounds_done + 1, stage.last + 1):
-        roster = choose(recipe, plan.members, book.spent(stage.first), number)
+        roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
         clock = Clock()
         if number > stage.first or number == 1:  # between stages stands the end of the one before
             book.checkpoint(number - 1, state)

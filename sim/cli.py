@@ -12,12 +12,13 @@ from imaging.sources import SOURCES
 from models.catalogue import MODELS
 from models.objectives import OBJECTIVES
 from protocol.recipe import Recipe, load_recipe
+from server.app import sign
 from server.cli import RunName, find_run, write_report
 from server.record import Round, RunRecord, SiteRound, read_record
 from server.scores import mean_over_sites
 from sim.overlays import overlays
 from sim.phantom import write_phantom
-from sim.run import Launch, conduct, new_run, sign
+from sim.run import Launch, conduct, new_run
 from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"data": SOURCES, "model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}

@@ -2,11 +2,12 @@
 
 1. Series are recognised (`imaging.modality`); what is not wanted is put aside with the reason.
 2. One study is chosen, that with most modalities, then most slices: scans of different days do not
-   show the same anatomy. NIfTI files name no study and belong to the chosen one.
+   show the same anatomy. NIfTI files that name no study belong to the chosen one.
 3. Of each modality the surest series is taken, then the one with most slices; if its volume cannot be made,
    the next.
 4. The reference (first of `reference` that is there, else the first by name) gives the grid, the others are
    brought to it, all are cut to the same box, and written.
+5. Who lacks what `require` asks for is not in the cohort.
 
 At most two scans are in memory at a time, each of at most `MOST_VOXELS`.
 
@@ -28,7 +29,7 @@ from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
 from imaging.dicom import read_header, text
-from imaging.ingest import space
+from imaging.ingest import slices, space
 from imaging.ingest.admit import MOST_VOXELS
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import CRASHED
@@ -42,6 +43,7 @@ from protocol.errors import DicomError
 BARS = 32
 """Of a histogram."""
 
+NOT_ELIGIBLE = "not_eligible"
 NO_MARGIN = (0, 0, 0)
 
 Record = dict[str, Any]
@@ -107,6 +109,12 @@ def build(desk: Desk, patient: str) -> Record:
     work.mkdir(parents=True)
     scans = list(_scans(desk, patient, aside))
     loaded = _write(desk, chosen(scans, aside), work, aside) if scans else {}
+    lacking = [name for name in desk.method.settings.require if name not in loaded.get("volumes", ())]
+    if loaded and lacking:
+        aside(NOT_ELIGIBLE, f"without {' and '.join(lacking)}, which ingest.yaml requires")
+        loaded = {}
+        shutil.rmtree(work)
+        work.mkdir()
     _replace(desk.scans(patient), work)
     reasons = [{"what": w, "why": why, "count": n} for (w, why), n in sorted(put_aside.items())]
     return {"scans": loaded, "aside": reasons}
@@ -138,16 +146,30 @@ def _extent(study: Sequence[Scan]) -> tuple[int, int]:
 def _scans(desk: Desk, patient: str, aside: Aside) -> Iterator[Scan]:
     folder = desk.clean(patient)
     for path in sorted(folder.glob("*.nii")):
-        name = path.name.split(".")[1]
-        yield Scan(name, "", (1.0, 0, path.name), "its file is called so", partial(_load, path))
+        _, name, study, _ = path.name.split(".")
+        yield Scan(name, study, (1.0, 0, path.name), "its file is called so", partial(_load, path))
+    yield from _drawn(desk, folder)
+    yield from _dicom(desk, folder, aside)
+
+
+def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
+    spacing_mm, masks = desk.method.settings.slices_mm, desk.method.settings.masks
+    if spacing_mm is None:
+        return
+    for name, study, paths in slices.stacks(folder):
+        load = partial(slices.stacked, paths, spacing_mm, labels=name in masks)
+        yield Scan(name, study, (1.0, len(paths), paths[0].name), "its folder is called so", load)
+
+
+def _dicom(desk: Desk, folder: Path, aside: Aside) -> Iterator[Scan]:
     stacks = collect(sorted(folder.glob("*.dcm")), lambda _, error: aside(*_told(error)))
-    slices = Counter[str]()
+    counts = Counter[str]()
     axes: defaultdict[str, set[tuple[int, ...]]] = defaultdict(set)
     for stack in stacks:
-        slices[stack.series] += len(stack.frames)
+        counts[stack.series] += len(stack.frames)
         axes[stack.series].add(tuple(np.rint(np.abs(stack.frames[0].normal) * 10).astype(int).tolist()))
     for stack in stacks:
-        yield from _recognised(desk, stack, slices[stack.series], len(axes[stack.series]), aside)
+        yield from _recognised(desk, stack, counts[stack.series], len(axes[stack.series]), aside)
 
 
 def _recognised(desk: Desk, stack: Stack, slices: int, orientations: int, aside: Aside) -> Iterator[Scan]:
@@ -155,6 +177,9 @@ def _recognised(desk: Desk, stack: Stack, slices: int, orientations: int, aside:
     found = classify(header, slices=slices, orientations=orientations, rules=desk.method.rules)
     if not desk.method.wants(found.name):
         aside(found.name, found.because[0])
+        return
+    if len(stack.frames) < desk.method.settings.least_slices:
+        aside(NOT_ELIGIBLE, f"{found.name} of fewer slices than ingest.yaml wants")
         return
     first = stack.frames[0]
     if first.rows * first.columns * len(stack.frames) > MOST_VOXELS:

@@ -22,6 +22,9 @@ from protocol.errors import SettingsError
 
 NAME = "journal.sqlite"
 ADMITTED, TABLE, CRASHED = "admitted", "table", "crashed"
+MAY_IDENTIFY, NO_MODALITY, NOT_TAKEN = "may_identify", "no_modality", "not_taken"
+PASSING = {Reason.UNREADABLE, CRASHED, MAY_IDENTIFY, NO_MODALITY, NOT_TAKEN, TABLE}
+"""Verdicts that hang on more than the file: a disk that was away, or the site's settings."""
 
 _TABLES = """
 create table if not exists files (digest text primary key, size integer, stamp integer, verdict text,
@@ -50,8 +53,8 @@ class FileRow(NamedTuple):
 
     @property
     def lasts(self) -> bool:
-        """Tell whether the verdict stands as long as the file does; a disk may only have been away."""
-        return self.verdict not in {Reason.UNREADABLE, CRASHED}
+        """Tell whether the verdict stands as long as the file does."""
+        return self.verdict not in PASSING
 
 
 class Journal:

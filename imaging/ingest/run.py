@@ -12,7 +12,7 @@ from pathlib import Path
 from imaging.ingest.admit import row
 from imaging.ingest.build import Record
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import TABLE, FileRow, Journal, opened_journal
+from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.tables import read_table
 from imaging.ingest.walk import Entry, opened, walk
@@ -21,7 +21,6 @@ from imaging.quality import write_report
 from protocol.errors import DataError, DicomError, SettingsError
 
 FILES_A_PIECE = 32
-NOT_TAKEN = "not_taken"
 Watch = Callable[[str, int, int], None]
 """Told of progress: what is being done, how many of how many are."""
 

@@ -8,7 +8,12 @@
     modalities: [flair, t1, t1c, t2]      # take these and no other; empty: every scan that is recognised
     masks: [tumour]                       # names of NIfTI files that are label maps
     names: {t1ce: t1c, seg: tumour}       # what NIfTI files are called here -> what they are
-    tables: [labels]                      # names of CSV files to take
+    tables: [labels, ehr, report]         # names of CSV files to take
+    levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
+    terms: {text: {oedema: [oedema, edema]}}   # a column of free text -> which of these it holds
+    slices_mm: [0.5, 0.5, 5]              # of image slices, which bear no text; null: they are not taken
+    require: [t1, tumour]                 # a patient who lacks one of these is not in the cohort
+    least_slices: 1                       # a DICOM series of fewer is put aside
     rules: modalities.yaml                # the site's own rules for recognising series, beside this file
 
 A change of settings builds every patient anew, from the copies that are there.
@@ -22,14 +27,26 @@ from pathlib import Path
 
 from imaging.modality import Rules, shipped_rules, site_rules
 from protocol.errors import RecipeError, SettingsError
-from protocol.recipe import NotNegative, Positive, Title, read_plain
+from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
 from protocol.typed import record
 
 FORMAT = 1
 """Of what is built: another number makes every patient anew."""
 
+Terms = Mapping[Title, tuple[str, ...]]
+"""Name -> the words that count as it, in whatever languages and spellings, upper or lower case."""
+
+WORDS = "levels", "terms"
 NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
-NIFTI_NAMES = {"t1w": "t1", "t1ce": "t1c", "t1gd": "t1c", "t2w": "t2", "seg": "tumour"}
+NIFTI_NAMES = {
+    "t1w": "t1",
+    "t1n": "t1",
+    "t1ce": "t1c",
+    "t1gd": "t1c",
+    "t2w": "t2",
+    "t2f": "flair",
+    "seg": "tumour",
+}
 """How BIDS and BraTS call what is called otherwise here."""
 
 
@@ -46,6 +63,11 @@ class IngestSettings:
     masks: tuple[Title, ...] = ("tumour",)
     names: Mapping[str, Title] = field(default_factory=lambda: NIFTI_NAMES)
     tables: tuple[Title, ...] = ("labels",)
+    levels: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
+    terms: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
+    slices_mm: tuple[Positive, Positive, Positive] | None = None
+    require: tuple[Title, ...] = ()
+    least_slices: Count = 1
     rules: str | None = None
 
 
@@ -69,8 +91,7 @@ class Method:
     def plain(self) -> dict[str, object]:
         """Return the settings as plain data, with what else a cohort depends on."""
         rules = hashlib.sha256(repr(self.rules).encode()).hexdigest()
-        names = dict(self.settings.names)
-        return {**asdict(self.settings), "names": names, "rules": rules, "format": FORMAT}
+        return {**asdict(self.settings), "rules": rules, "format": FORMAT}
 
     @property
     def digest(self) -> str:
@@ -90,6 +111,7 @@ def read_method(path: Path | None) -> Method:
         settings: IngestSettings = record(read_plain(path, "settings"), IngestSettings, "")
     except (OSError, UnicodeDecodeError, RecipeError) as error:
         raise SettingsError(f"{path}: {error}") from None
-    settings = replace(settings, names=dict(settings.names))  # a read-only mapping goes to no other process
+    words = {key: {name: dict(terms) for name, terms in getattr(settings, key).items()} for key in WORDS}
+    settings = replace(settings, names=dict(settings.names), **words)  # read-only ones cannot be copied
     rules = site_rules(path.parent / settings.rules) if settings.rules else shipped_rules()
     return Method(settings, rules)

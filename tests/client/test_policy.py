@@ -18,7 +18,6 @@ from client.policy import (
     EXACT,
     HOSPITAL,
     OPEN,
-    PURPOSE,
     Counts,
     Hours,
     Policy,
@@ -29,10 +28,10 @@ from client.policy import (
     read_policy,
 )
 from client.settings import Settings
-from privacy.keys import signer
+from privacy.keys import make_signer
 from protocol.errors import PolicyError
 from protocol.messages import Task
-from protocol.recipe import dump_recipe, load_recipe, recipe_hash
+from protocol.recipe import SIGNED_FOR, dump_recipe, load_recipe, recipe_hash
 from tests.client.hospital import POLICY, RECIPE, Hospital, changed
 
 TEXT = yaml.safe_dump(dict(RECIPE))
@@ -156,17 +155,17 @@ def test_a_recipe_is_allowed_by_its_hash_and_no_other_is() -> None:
 
 
 def test_a_recipe_is_allowed_by_its_signer(tmp_path: Path) -> None:
-    board, stranger = signer(tmp_path / "board.key"), signer(tmp_path / "stranger.key")
+    board, stranger = make_signer(tmp_path / "board.key"), make_signer(tmp_path / "stranger.key")
     policy = _policy(recipes={"rules": [], "signers": [board.public.hex()]})
     canonical = dump_recipe(load_recipe(TEXT)).encode()
-    signed = board.sign(PURPOSE, canonical).hex()
+    signed = board.sign(SIGNED_FOR, canonical).hex()
     permit(policy, HERE, Task("train", "run", 1, TEXT, signature=signed))
     assert "signed by none" in _refusal(policy, changed(RECIPE, seed=43), signature=signed)
     for wrong in (
         "",
         "zz",
         "00" * 64,
-        stranger.sign(PURPOSE, canonical).hex(),
+        stranger.sign(SIGNED_FOR, canonical).hex(),
         board.sign("x", canonical).hex(),
     ):
         assert "signed by none" in _refusal(policy, signature=wrong)

@@ -110,3 +110,27 @@ def test_settings_that_change_build_everybody_anew(tmp_path: Path) -> None:
 def test_wrong_settings_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError):
         desk(tmp_path / "home", text)
+
+
+def test_who_lacks_what_is_required_is_not_in_the_cohort(tmp_path: Path) -> None:
+    """And comes in with the file that was lacking."""
+    write_scan(tmp_path / "pacs", 1, "t1")
+    write_mask(tmp_path / "pacs", 1)
+    write_scan(tmp_path / "pacs", 2, "t1")
+    at = desk(tmp_path / "home", "require: [t1, tumour]")
+
+    manifest = brought([tmp_path / "pacs"], at)
+
+    assert [*manifest["patients"]] == [at.patient(patient(1))]
+    assert not at.scans(at.patient(patient(2))).exists()
+    assert "without tumour" in (at.folder / "quality.html").read_text(encoding="utf-8")
+    write_mask(tmp_path / "pacs", 2)
+    assert len(brought([tmp_path / "pacs"], at)["patients"]) == 2
+
+
+def test_a_series_of_too_few_slices_is_put_aside(tmp_path: Path) -> None:
+    write_scan(tmp_path / "pacs", 1, "t1")
+
+    for least, patients in ((SHAPE[2], 1), (SHAPE[2] + 1, 0)):
+        at = desk(tmp_path / "home", f"least_slices: {least}")
+        assert len(brought([tmp_path / "pacs"], at)["patients"]) == patients
