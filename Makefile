@@ -6,10 +6,10 @@ INSTALLED := .venv/.installed
 PHANTOM := runs/phantom-data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs
+.PHONY: help setup demo test test-deploy check bench docs
 
 help:  ## print the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## create .venv and install what constraints.txt says
 
@@ -17,10 +17,14 @@ demo: setup $(PHANTOM)  ## train four phantom hospitals together and write a rep
 	$(BIN)/consilium sim run recipes/phantom.yaml --data $(PHANTOM)
 
 # Tests run side by side in processes: one thread each.
-test docs: export OMP_NUM_THREADS := 1
+test test-deploy docs: export OMP_NUM_THREADS := 1
 
 test: setup  ## run the tests
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow and not deploy" -n 2
+
+test-deploy: setup  ## run real federations, in processes and containers (deploy/ci-tools)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,deploy]'
+	$(BIN)/pytest -m deploy tests/deploy
 
 check: setup  ## style, format, types, and who imports whom
 	$(BIN)/ruff check

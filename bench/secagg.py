@@ -9,6 +9,8 @@ round     ten sites, in process, one step each: plain and secure, seconds of tra
 
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -58,8 +60,19 @@ def masks() -> None:
     )
     print(
         f"mask     floor (add) {floor:.3f} s   AES unfused {whole:.3f}   Philox {other:.3f}   us {us:.3f} s"
+        f"   (processor {busy(lambda: shift(0, words, [key], [])):.3f} s)"
     )
     print(f"site     encode and {SITES} masks {all_of_it:.3f} s")
+
+
+def busy(work: Callable[[], object]) -> float:
+    """Return the least processor seconds of five turns, all threads together, whatever else is running."""
+    seconds: list[float] = []
+    for _ in range(5):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 def traffic() -> None:

@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import memory
-from client.books import require_witnessed, written_down
+from client.books import note, require_witnessed, written_down
 from client.egress import allowed, leave, statement
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
@@ -27,8 +27,9 @@ from client.settings import Settings, from_node_config
 from client.site import Site, open_site
 from client.standardise import standardised
 from client.training import train
-from protocol.errors import ConsiliumError, PolicyError
+from protocol.errors import ConsiliumError, PolicyError, WireError
 from protocol.messages import Reply, Task, pack_reply, unpack_task
+from protocol.stages import stage_in
 
 log = logging.getLogger("consilium.site")
 
@@ -57,7 +58,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     if not allowed(site):
         return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": {}})
     site = standardised(site, task)
-    kept = memory.recall(site.folder(task.run), task.round + 1)
+    kept = memory.recall(site.memory(task), task.round + 1)
     site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
     least = max(site.policy.counts.least_told, 1)
@@ -70,19 +71,37 @@ ANSWERS: dict[str, Answer] = {"describe": describe, "train": train, "evaluate": 
 
 
 def answer(message: Message, settings: Settings) -> Message:
-    """Do what the message asks and return the reply."""
-    task = unpack_task(message)
+    """Do what the message asks and return the reply; `WireError` where it is no task of ours."""
+    task = _task(message, settings)
     reply = _caught(settings, task, lambda: _answered(settings, task))
     reply = _caught(settings, task, lambda: written_down(settings, task, reply))
     return Message(pack_reply(reply), reply_to=message)
+
+
+def refuse(message: Message, settings: Settings, why: str) -> Message:
+    """Do nothing of what the message asks: the reason goes into the audit log and back, as a policy's."""
+    task = _task(message, settings)
+    log.warning("%s of round %d, run %s, refused: %s", task.kind, task.round, task.run, why)
+    reply = _failed(task, settings, "PolicyError", why)
+    reply = _caught(settings, task, lambda: written_down(settings, task, reply))
+    return Message(pack_reply(reply), reply_to=message)
+
+
+def _task(message: Message, settings: Settings) -> Task:
+    try:
+        return unpack_task(message)
+    except WireError as error:
+        note(settings, "unreadable", "refused", str(error))
+        raise
 
 
 def _answered(settings: Settings, task: Task) -> Reply:
     require_witnessed(settings, task)
     policy = read_policy(settings.policy)
     permit(policy, settings, task)
-    site = replace(open_site(settings, task.recipe, policy.counts), policy=policy)
-    fits(policy, task, site.recipe, site.patients, site.owned)
+    _, text = stage_in(task.recipe, task.round)
+    site = replace(open_site(settings, text, policy.counts), policy=policy)
+    fits(policy, task, site.recipe, site.patients, site.owned, cases=len(site.rows))
     return leave(ANSWERS[task.kind](site, admit(site, task)), site)
 
 

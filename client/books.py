@@ -18,15 +18,22 @@ from privacy.keys import read_pins, signer
 from protocol.errors import PrivacyError
 from protocol.messages import HEADS, WITNESS, Reply, Task, fingerprint, pack_reply
 
+_MOST_WHY = 1000
+"""Characters; what a stranger's message makes us say must not fill the disk."""
+
 
 def require_witnessed(settings: Settings, task: Task) -> None:
     """Refuse to work from books that are older than those the coordinator has countersigned.
 
     Raises:
         PrivacyError: if a book lacks a witnessed entry, or the word is not the coordinator's.
+        SettingsError: without the site's key.
     """
+    if settings.federation is None:
+        return
+    signer(settings.signing_key)  # nobody pays for an answer that cannot be signed
     word = task.facts.get(WITNESS)
-    if settings.federation is None or word is None:
+    if word is None:
         return
     heads = countersigned(read_pins(settings.federation).coordinator, settings.site, word)
     if heads is None:
@@ -53,10 +60,24 @@ def written_down(settings: Settings, task: Task, reply: Reply) -> Reply:
     return replace(reply, facts={**reply.facts, HEADS: sign(key, settings.site, heads)})
 
 
+def note(settings: Settings, what: str, decided: str, why: str) -> None:
+    """Write into the audit log what this site did or refused outside any task; `why` may be a stranger's."""
+    if settings.federation is None:
+        return
+    entry = {
+        "at": _now(),
+        "asked": {"kind": what, "run": "", "round": 0},
+        "decided": decided,
+        "why": why[:_MOST_WHY],
+        "left": {"kind": "nothing", "bytes": 0, "sha256": ""},
+    }
+    audit.append(settings.books, signer(settings.signing_key), entry)
+
+
 def _entry(task: Task, reply: Reply) -> dict[str, Any]:
     digest, size = fingerprint(pack_reply(reply))
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": _now(),
         "asked": {
             "kind": task.kind,
             "run": task.run,
@@ -66,6 +87,10 @@ def _entry(task: Task, reply: Reply) -> dict[str, Any]:
             "witness": task.facts.get(WITNESS),
         },
         "decided": "refused" if reply.error else "answered",
-        "why": ": ".join(reply.error) if reply.error else "",
+        "why": ": ".join(reply.error)[:_MOST_WHY] if reply.error else "",
         "left": {"kind": "error" if reply.error else task.kind, "bytes": size, "sha256": digest},
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
     site join KIT|MEMBERSHIP    become a member of a federation (`client.enrol_cli`)
     site predict MODEL STUDY... a trained model on this hospital's own studies (`client.predict_cli`)
     site doctor                 is all well? The one command here that opens a connection
+    site ingest SOURCE... --cohort NAME    from an archive's export to a cohort (`client.ingest_cli`)
     site budget FOLDER          what each cohort has paid, and what is left
     site audit verify|show FOLDER    whether the log is as it was written, and what it says
     site policy new|check|explain    what the hospital allows, and what a recipe would cost here
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.enrol_cli import doctor, join
+from client.ingest_cli import ingest
 from client.policy_cli import policy
 from client.predict_cli import predict_studies
 from privacy.accounting import ADJACENCY, UNIT
@@ -44,6 +46,7 @@ site.add_typer(audit, name="audit")
 site.add_typer(policy, name="policy")
 site.command()(join)
 site.command()(doctor)
+site.command()(ingest)
 site.command("predict")(predict_studies)
 
 

@@ -13,7 +13,7 @@ from client.home import SiteHome
 from client.machine import Machine, read_machine, write_machine
 from client.policy import HOSPITAL
 from privacy.certificates import node_key
-from privacy.keys import Pins, fingerprint, read_pins, signer, write_pins
+from privacy.keys import Pins, fingerprint, make_signer, read_pins, signer, write_pins
 from privacy.kit import Facts, Kit
 from privacy.membership import Membership, Request, pack_request, read_membership, read_request
 from protocol import files
@@ -75,7 +75,7 @@ def public_keys(home: SiteHome) -> tuple[str, str]:
 def _request(home: SiteHome, facts: Facts) -> Request:
     if home.membership.exists():
         public_keys(home)  # a member does not get new keys
-    key, auth = signer(home.key), node_key(home.auth_key)
+    key, auth = make_signer(home.key), node_key(home.auth_key)
     request = Request(facts.federation, facts.site, facts.coordinator, key.public.hex(), auth.public)
     if not home.request.exists() or read_request(home.request.read_bytes()) != request:
         files.write(home.auth_public, f"{auth.public}\n".encode(), files.PUBLIC)

@@ -10,6 +10,10 @@
                             half never leaves
       request.json          our public keys, for the coordinator to sign
       membership.json       the coordinator's signature under them
+      cohorts/NAME/         scans that were made ready for training (`imaging.ingest`)
+      pseudonyms.key        what patients' stand-ins are made with; never leaves
+      ingest.yaml           how scans are made ready; edited by people, may be absent
+      blackenings.yaml      where devices burn text into images; edited by people, may be absent
       approved.json         code that this hospital has allowed besides its own installation
       state/                memory between rounds
       ledger/               what patients have paid, and the audit log
@@ -81,9 +85,34 @@ class SiteHome:
         return self.folder / "approved.json"
 
     @property
+    def cohorts(self) -> Path:
+        """Cohorts that were made of the hospital's scans."""
+        return self.folder / "cohorts"
+
+    @property
+    def pseudonyms(self) -> Path:
+        """Key of the patients' stand-ins."""
+        return self.folder / "pseudonyms.key"
+
+    @property
+    def ingest(self) -> Path:
+        """How scans are made ready."""
+        return self.folder / "ingest.yaml"
+
+    @property
+    def blackenings(self) -> Path:
+        """Where devices burn text into images."""
+        return self.folder / "blackenings.yaml"
+
+    @property
     def state(self) -> Path:
         """Memory between rounds."""
         return self.folder / "state"
+
+    @property
+    def executor_secret(self) -> Path:
+        """The secret by which Flower's client knows our launcher; new at every start."""
+        return self.state / "superexec.secret"
 
     @property
     def ledger(self) -> Path:

@@ -23,19 +23,23 @@ from datetime import UTC, datetime, time
 from fnmatch import filter as fitting
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from client.sampling import steps_a_round
 from client.settings import Settings
 from imaging.sources import SOURCES
 from models.catalogue import MODELS, build_objectives
 from models.objectives import OBJECTIVES
 from privacy.keys import verified
+from privacy.pace import pace, slots
 from protocol.errors import PolicyError, PrivacyError, RecipeError
 from protocol.messages import Task
 from protocol.metrics import METRICS
 from protocol.recipe import (
+    SIGNED_FOR,
     Catalogue,
     Count,
     Hex,
@@ -44,12 +48,14 @@ from protocol.recipe import (
     NotNegative,
     Positive,
     Recipe,
+    Secure,
     check_parts,
     dump_recipe,
     parse_cached,
     read_plain,
     recipe_hash,
 )
+from protocol.stages import stages_of
 from protocol.typed import Rule, one_of, record, unknown
 from strategies.catalogue import STRATEGIES
 
@@ -60,8 +66,6 @@ CATALOGUES: Mapping[str, Catalogue] = {
     "strategy": STRATEGIES,
 }
 HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
-PURPOSE = "recipe"
-"""What a signature under a recipe's canonical text is for (`privacy.keys`)."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MIB = 2**20
@@ -130,6 +134,27 @@ class Floor:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What is asked of secure aggregation.
+
+    `required`         an update leaves masked, or not at all
+    `least_colluders`  where noise is split over the sites of a sum (`privacy.split`): so many of them may
+                       tell the coordinator all they know, and epsilon holds; null: noise is not split
+    """
+
+    required: bool = False
+    least_colluders: Count | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """The longest run that the machine is lent to; null: no limit. `largest_steps` are of one round."""
+
+    largest_rounds: Count | None = 1_000
+    largest_steps: Count | None = 10_000
+
+
+@dataclass(frozen=True)
 class Counts:
     """How many patients it takes, and how counts are told.
 
@@ -191,6 +216,8 @@ class Policy:
 
     recipes: Recipes = field(default_factory=Recipes)
     privacy: Floor = field(default_factory=Floor)
+    secure: Sums = field(default_factory=Sums)
+    work: Work = field(default_factory=Work)
     counts: Counts = field(default_factory=Counts)
     leaves: Leaves = field(default_factory=Leaves)
     hours: Hours | None = None
@@ -207,6 +234,8 @@ OPEN = Policy(
         largest_epsilon_cohort=None,
         largest_delta=None,
     ),
+    Sums(least_colluders=1),
+    Work(largest_rounds=None, largest_steps=None),
     EXACT,
     Leaves(metrics=("*",), scores_in_steps_of=None, loss=True, largest_message_bytes=None),
 )
@@ -287,7 +316,13 @@ def objections(policy: Policy, text: str, signature: str = "") -> tuple[str, ...
     """
     recipe = parse_cached(text)
     check_parts(recipe, CATALOGUES)
-    return (*_not_allowed(policy.recipes, recipe, signature), *_too_weak(policy.privacy, recipe))
+    weak = chain.from_iterable(_too_weak(policy.privacy, stage.recipe) for stage in stages_of(recipe))
+    return (
+        *_not_allowed(policy.recipes, recipe, signature),
+        *dict.fromkeys(weak),
+        *_too_open(policy.secure, recipe.secure),
+        *_above("rounds", recipe.all_rounds, "work.largest_rounds", policy.work.largest_rounds),
+    )
 
 
 def too_large(leaves: Leaves, size: int) -> list[str]:
@@ -298,7 +333,7 @@ def too_large(leaves: Leaves, size: int) -> list[str]:
 
 
 def _not_allowed(recipes: Recipes, recipe: Recipe, signature: str) -> Iterator[str]:
-    by_rule = any(_fits(rule, recipe) for rule in recipes.rules)
+    by_rule = any(all(_fits(rule, stage.recipe) for stage in stages_of(recipe)) for rule in recipes.rules)
     if not (by_rule or recipe_hash(recipe) in recipes.hashes or _signed(recipes.signers, recipe, signature)):
         yield (
             f"recipes: '{recipe.name}' fits no rule, is not among the hashes ({recipe_hash(recipe)}), "
@@ -323,7 +358,7 @@ def _signed(signers: tuple[str, ...], recipe: Recipe, signature: str) -> bool:
     except ValueError:
         return False
     text = dump_recipe(recipe).encode()
-    return any(verified(bytes.fromhex(key), PURPOSE, text, signed) for key in signers)
+    return any(verified(bytes.fromhex(key), SIGNED_FOR, text, signed) for key in signers)
 
 
 def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
@@ -332,9 +367,13 @@ def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
         if floor.required:
             yield "privacy.required: privacy.epsilon is null, and this site trains with privacy only"
         return
-    yield from _above("privacy.epsilon", asked.epsilon, "largest_epsilon_run", floor.largest_epsilon_run)
-    yield from _above("privacy.delta", asked.delta, "largest_delta", floor.largest_delta)
-    yield from _above("privacy.clip_norm", asked.clip_norm, "largest_clip_norm", floor.largest_clip_norm)
+    yield from _above(
+        "privacy.epsilon", asked.epsilon, "privacy.largest_epsilon_run", floor.largest_epsilon_run
+    )
+    yield from _above("privacy.delta", asked.delta, "privacy.largest_delta", floor.largest_delta)
+    yield from _above(
+        "privacy.clip_norm", asked.clip_norm, "privacy.largest_clip_norm", floor.largest_clip_norm
+    )
     least, noise = floor.least_noise_multiplier, asked.noise_multiplier
     if noise is not None and noise < least:
         yield f"privacy.noise_multiplier: {noise:g} is below privacy.least_noise_multiplier {least:g}"
@@ -344,9 +383,26 @@ def _too_weak(floor: Floor, recipe: Recipe) -> Iterator[str]:
         yield str(error)
 
 
+def _too_open(sums: Sums, asked: Secure) -> Iterator[str]:
+    if sums.required and not asked.enabled:
+        yield "secure.required: secure.enabled is false, and this site sends masked updates only"
+    if asked.noise_over is None:
+        return
+    if sums.least_colluders is None:
+        yield (
+            "secure.least_colluders: null, this site counts on its own noise alone, and of secure.noise_over "
+            f"{asked.noise_over} shares it would add one"
+        )
+    elif (most := asked.fewest - asked.noise_over) < sums.least_colluders:
+        yield (
+            f"secure.noise_over: {asked.noise_over} shares in sums of {asked.fewest} withstand {most} "
+            f"colluding sites, below secure.least_colluders {sums.least_colluders}"
+        )
+
+
 def _above(key: str, asked: float | None, limit: str, most: float | None) -> Iterator[str]:
     if asked is not None and most is not None and asked > most:
-        yield f"{key}: {asked:g} is above privacy.{limit} {most:g}"
+        yield f"{key}: {asked:g} is above {limit} {most:g}"
 
 
 def _of_this_machine(policy: Policy, settings: Settings) -> Iterator[str]:
@@ -378,10 +434,13 @@ def _bytes(task: Task) -> int:
 # -- The second door: before anything is trained -------------------------------------------------
 
 
-def fits(policy: Policy, task: Task, recipe: Recipe, patients: int, owned: Collection[str]) -> None:
+def fits(
+    policy: Policy, task: Task, recipe: Recipe, patients: int, owned: Collection[str], *, cases: int = 0
+) -> None:
     """Raise PolicyError with every reason why this cohort does not do what is asked.
 
-    `patients`: those to train on. `owned`: the groups that enough of them have.
+    `patients`: those to train on. `owned`: the groups that enough of them have. `cases`: theirs, one
+    each where that is not known.
     """
     counts, reasons = policy.counts, list[str]()
     if patients < counts.least_patients or 0 < patients < counts.least_contributors:
@@ -392,8 +451,18 @@ def fits(policy: Policy, task: Task, recipe: Recipe, patients: int, owned: Colle
             f"counts.least_contributors: groups {stray} have fewer than {counts.least_contributors} "
             "training patients behind them here"
         )
+    # Here, and not when it is priced: what affords a billion steps takes long to find out.
+    steps = _steps(recipe, patients, max(cases, patients))
+    reasons += _above("training", steps, "work.largest_steps", policy.work.largest_steps)
     delta = policy.privacy.delta(recipe, patients)
     if recipe.privacy.epsilon is not None and delta * patients > 1:
         reasons.append(f"privacy.delta: {delta:g} is more than one in this site's patients: an empty promise")
     if reasons:
         raise PolicyError("; ".join(reasons))
+
+
+def _steps(recipe: Recipe, patients: int, cases: int) -> int:
+    """Return the optimiser steps of a round; by correlated noise an event is an epoch of them."""
+    if recipe.privacy.epsilon is None:
+        return steps_a_round(recipe.training, cases)
+    return pace(recipe, patients)[1] * max(slots(recipe, patients), 1)

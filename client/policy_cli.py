@@ -1,8 +1,8 @@
 """`consilium site policy new|check|explain`: a hospital looks at a recipe before anybody trains."""
 
 from bisect import bisect
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +16,11 @@ from client.settings import Settings
 from client.spending import caps, history, priced
 from imaging.cohort import Cohort, contributed
 from imaging.sources import read_cohort
-from privacy.accounting import ADJACENCY, UNIT, Event, epsilon
+from privacy.accounting import ADJACENCY, UNIT, Event, alone, epsilon
 from protocol.errors import BudgetError, PolicyError, SettingsError
 from protocol.messages import Task
 from protocol.recipe import Recipe, dump_recipe, load_recipe, recipe_hash
+from protocol.stages import Stage, stages_of
 
 policy = typer.Typer(help="What this hospital allows.", no_args_is_help=True)
 
@@ -30,6 +31,7 @@ Data = Annotated[Path | None, typer.Option(help="folder of this hospital's data"
 Patients = Annotated[int, typer.Option(help="training patients, where the data are not at hand")]
 Device = Annotated[str, typer.Option(help="where the site would train: cpu, cuda, cuda:1")]
 Signed = Annotated[Path | None, typer.Option("--signature", help="file with a signature of the recipe")]
+State = Annotated[Path | None, typer.Option(help="the site's state folder, with its ledger")]
 
 
 @policy.command()
@@ -41,57 +43,73 @@ def new(file: Annotated[Path, typer.Argument(help="where to write it")]) -> None
     typer.echo(f"{file}: now say under `recipes` what may be trained here")
 
 
-@policy.command()
-def check(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    *,
-    rules: PolicyFile,
-    data: Data = None,
-    patients: Patients = 0,
-    device: Device = "cpu",
-    signature: Signed = None,
-) -> None:
+@dataclass(frozen=True)
+class Question:
+    """A recipe, and what this hospital is: `patients` None and `cohort` None where it is not told.
+
+    `spent`: what the ledger counts; `reasons`: why the recipe is refused.
+    """
+
+    recipe: Recipe
+    here: Policy
+    cohort: Cohort | None
+    patients: int | None
+    spent: tuple[Event, ...]
+    reasons: list[str]
+
+
+def _about_a_recipe(answer: Callable[[Question], None]) -> Callable[[Question], None]:
+    """Make a command of `answer`: all that look at a recipe take the same words."""
+
+    @policy.command(answer.__name__, help=answer.__doc__)
+    def command(
+        recipe: RecipeFile,
+        overrides: Overrides = None,
+        *,
+        rules: PolicyFile,
+        data: Data = None,
+        patients: Patients = 0,
+        device: Device = "cpu",
+        signature: Signed = None,
+        state: State = None,
+    ) -> None:
+        loaded, here = load_recipe(recipe, overrides or [], CATALOGUES), read_policy(rules)
+        cohort = None if data is None else _cohort(data, loaded, here)
+        known = patients or None if cohort is None else _patients(cohort)
+        spent = history(state) if state else ()
+        reasons = refusals(here, loaded, known, device=device, signature=_read(signature), spent=spent)
+        answer(Question(loaded, here, cohort, known, spent, reasons))
+
+    del command
+    return answer
+
+
+@_about_a_recipe
+def check(asked: Question) -> None:
     """Say whether RECIPE would be allowed here; exit status 45 and the reasons if not."""
-    loaded = load_recipe(recipe, overrides or [], CATALOGUES)
-    here = read_policy(rules)
-    typer.echo(f"{loaded.name}: hash {recipe_hash(loaded)}")
-    known = patients or None if data is None else _patients(_cohort(data, loaded, here))
-    if reasons := refusals(here, loaded, known, device=device, signature=_read(signature)):
-        raise PolicyError("; ".join(reasons))
-    typer.echo("allowed" if known is not None else "allowed, if the cohort is large enough: see --data")
+    typer.echo(f"{asked.recipe.name}: hash {recipe_hash(asked.recipe)}")
+    if asked.reasons:
+        raise PolicyError("; ".join(asked.reasons))
+    typer.echo(
+        "allowed" if asked.patients is not None else "allowed, if the cohort is large enough: see --data"
+    )
 
 
-@policy.command()
-def explain(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    *,
-    rules: PolicyFile,
-    data: Data = None,
-    patients: Patients = 0,
-    device: Device = "cpu",
-    signature: Signed = None,
-    state: Annotated[Path | None, typer.Option(help="the site's state folder, with its ledger")] = None,
-) -> None:
+@_about_a_recipe
+def explain(asked: Question) -> None:
     """Show what RECIPE would cost a patient here, what would leave, and why it is refused if it is."""
-    loaded = load_recipe(recipe, overrides or [], CATALOGUES)
-    here = read_policy(rules)
-    cohort = None if data is None else _cohort(data, loaded, here)
-    known = patients or None if cohort is None else _patients(cohort)
-    spent = history(state) if state else ()
-    console = Console()
-    if loaded.privacy.epsilon is None:
+    console, recipe, here = Console(), asked.recipe, asked.here
+    if recipe.privacy.epsilon is None:
         console.print("no differential privacy: an update may reveal single patients")
-    elif known:
-        console.print(price_table(loaded, here, known, spent))
-    if cohort is not None:
-        console.print(group_table(cohort, loaded, here))
-    console.print(_rows("what leaves", *statement(here, loaded).items()))
-    reasons = refusals(here, loaded, known, device=device, signature=_read(signature), spent=spent)
-    for reason in reasons:
+    elif asked.patients:
+        for table in price_tables(recipe, here, asked.patients, asked.spent):
+            console.print(table)
+    if asked.cohort is not None:
+        console.print(group_table(asked.cohort, recipe, here))
+    console.print(_rows("what leaves", *statement(here, recipe).items()))
+    for reason in asked.reasons:
         console.print(f"refused: {reason}", style="red", markup=False)
-    if not reasons:
+    if not asked.reasons:
         console.print("allowed")
 
 
@@ -127,14 +145,29 @@ def refusals(
 def too_dear(here: Policy, recipe: Recipe, patients: int, spent: tuple[Event, ...]) -> Iterator[str]:
     """Yield why this site would drop out before the recipe's last round."""
     try:
-        event, delta = priced(recipe, here.privacy, patients)
+        for stage, before, event, delta in by_stage(recipe, here, patients):
+            for key, cap in caps(stage.recipe, here.privacy, delta).items():
+                paid = before if cap.of_run else (*spent, *before)
+                number = first_refused(event, delta, stage.recipe.rounds, cap.epsilon, paid)
+                if number <= stage.recipe.rounds:
+                    place = f"{stage.first - 1 + number} of {recipe.all_rounds}"
+                    yield f"{key}: {cap.epsilon:g} is used up before round {place}"
     except BudgetError as error:
         yield str(error)
-        return
-    for key, cap in caps(recipe, here.privacy, delta).items():
-        number = first_refused(event, delta, recipe.rounds, cap.epsilon, () if cap.of_run else spent)
-        if number <= recipe.rounds:
-            yield f"{key}: {cap.epsilon:g} is used up before round {number} of {recipe.rounds}"
+
+
+def by_stage(
+    recipe: Recipe, here: Policy, patients: int
+) -> Iterator[tuple[Stage, tuple[Event, ...], Event, float]]:
+    """Yield each stage, what those before it cost, the event of one of its rounds, and its delta.
+
+    Raises BudgetError where no noise affords a stage.
+    """
+    before: tuple[Event, ...] = ()
+    for stage in stages_of(recipe):
+        event, delta = priced(stage.recipe, here.privacy, patients, before)
+        yield stage, before, event, delta
+        before = (*before, replace(event, steps=event.steps * stage.recipe.rounds))
 
 
 def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: tuple[Event, ...]) -> int:
@@ -146,16 +179,24 @@ def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: 
     return 1 + bisect(range(1, rounds + 1), False, key=exceeds)
 
 
-def price_table(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Table:
-    """Return what the recipe costs one of `patients`, of whom the ledger says `spent`."""
+def price_tables(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Iterator[Table]:
+    """Yield what each stage costs one of `patients`, of whom the ledger says `spent`."""
     try:
-        event, delta = priced(recipe, here.privacy, patients)
+        for stage, before, event, delta in by_stage(recipe, here, patients):
+            yield price_table(stage, here, patients, (*spent, *before), event, delta)
     except BudgetError:
-        return _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.rounds} rounds"))
-    run = Event(event.noise_multiplier, event.sampling_rate, event.steps * recipe.rounds)
+        yield _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.all_rounds} rounds"))
+
+
+def price_table(  # noqa: PLR0917 - one row of `by_stage`, and for whom
+    stage: Stage, here: Policy, patients: int, spent: tuple[Event, ...], event: Event, delta: float
+) -> Table:
+    """Return what a stage costs one of `patients` who have `spent`; an ordinary run is one stage."""
+    recipe = stage.recipe
+    run = replace(event, steps=event.steps * recipe.rounds)
     limits = {key: f"{cap.epsilon:g}" for key, cap in caps(recipe, here.privacy, delta).items()}
     return _rows(
-        f"what one {UNIT} pays",
+        f"what one {UNIT} pays" + (f" for {stage.name}" if stage.name else ""),
         ("training patients", str(patients)),
         ("chance to be in a step", f"{event.sampling_rate:.4g}"),
         ("steps in a round, rounds", f"{event.steps}, {recipe.rounds}"),
@@ -166,8 +207,16 @@ def price_table(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event,
         ("epsilon so far, all runs", f"{epsilon(spent, delta):.3f}"),
         ("epsilon after it, all runs", f"{epsilon([*spent, run], delta):.3f}"),
         *((f"at most, {key}", limit) for key, limit in limits.items()),
+        *_alone(run, delta),
         ("adjacency", ADJACENCY),
     )
+
+
+def _alone(run: Event, delta: float) -> Iterator[tuple[str, str]]:
+    """Yield what the promise rests on where noise is split over sites."""
+    if run.shares > 1:
+        yield "all of it with so many honest sites", str(run.shares)
+        yield "epsilon of the run, no other site honest", f"{epsilon(alone([run]), delta):.3f}"
 
 
 def group_table(cohort: Cohort, recipe: Recipe, here: Policy) -> Table:

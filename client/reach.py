@@ -23,6 +23,7 @@ from client.machine import Machine
 from protocol.checks import Check, failed, note, ok
 
 WAIT_S = 10.0
+_NO_TLS = "no TLS there"
 FURTHEST_S = 5.0
 """Flower's server refuses a site whose clock is this far ahead."""
 _NOT_YET, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
@@ -42,6 +43,11 @@ def reach(machine: Machine, authority: Path) -> Iterator[Check]:
         if machine.gateway:
             line.set_tunnel(*machine.endpoint, headers=_login(machine.gateway_login))
         yield from _connected(line, machine)
+
+
+def is_strange(check: Check) -> bool:
+    """Say whether a check found a server with TLS that is not the coordinator's, or not now."""
+    return check.what == "TLS" and check.state == "failed" and not check.found.startswith(_NO_TLS)
 
 
 def _connected(line: HTTPSConnection, machine: Machine) -> Iterator[Check]:
@@ -89,7 +95,7 @@ def _distrusted(error: ssl.SSLError, machine: Machine) -> Check:
         _OTHER_ADDRESS: ("the certificate is for another address", _rename(host)),
     }
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return failed("TLS", f"no TLS there ({error.reason})", "correct `server` in site.yaml: host and port")
+        return failed("TLS", f"{_NO_TLS} ({error.reason})", "correct `server` in site.yaml: host and port")
     strange = (
         f"the certificate is not of this federation's CA ({error.verify_message})",
         f"another server, or a device between that opens TLS: have {host} exempted from inspection",

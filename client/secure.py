@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from client.site import Site
 from client.training import train, trained
 from privacy.keys import read_pins, signer
-from privacy.secagg.fixed import Grid
+from privacy.secagg.fixed import Grid, require_countable
 from privacy.secagg.masks import Words
 from privacy.secagg.site import SiteSession
 from privacy.secagg.terms import read_advert, terms_of
@@ -127,15 +128,22 @@ def _session(site: Site, task: Task) -> SiteSession:
 
 
 def _masked(site: Site, session: SiteSession, update: Update, groups: list[str]) -> Update:
-    secure, terms = site.recipe.secure, session.terms
-    grid = Grid(secure.clip_value, secure.cases, len(terms.roster))
-    words: dict[str, Words] = {}
-    for group in groups:
-        words[group], clipped = grid.encode(update.deltas[group].cpu().numpy(), update.counts[group])
-        if clipped:
-            log.warning("%d values of group %s were clipped: see secure.clip_value", clipped, group)
-    counts = session.mask({group: update.counts[group] for group in groups}, words)
-    return Update({group: _tensor(words[group]) for group in groups}, counts)
+    counts = {group: update.counts[group] for group in groups}
+    words = {group: _words(site, session, update, group) for group in groups}
+    masked = session.mask(counts, words)
+    return Update({group: _tensor(words[group]) for group in groups}, masked)
+
+
+def _words(site: Site, session: SiteSession, update: Update, group: str) -> Words:
+    """Return the integers that stand for one group, in the update's memory."""
+    secure, values, count = site.recipe.secure, update.deltas[group].cpu().numpy(), update.counts[group]
+    if secure.noise_over is not None:  # they are integers already: no number leaves training without noise
+        require_countable(count, secure.cases)
+        return values.view(np.uint32)
+    words, clipped = Grid(secure.clip_value, secure.cases, len(session.terms.roster)).encode(values, count)
+    if clipped:
+        log.warning("%d values of group %s were clipped: see secure.clip_value", clipped, group)
+    return words
 
 
 def _tensor(words: Words) -> Tensor:

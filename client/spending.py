@@ -8,7 +8,7 @@
 
 The site knows its number of patients, so the site turns the recipe's budget into noise:
 sampling rate, steps and (unless the recipe fixes it) the least noise multiplier that affords
-every round after what the same patients paid in other runs.
+every round of the stage after what the same patients paid in other runs and earlier stages.
 """
 
 import math
@@ -23,12 +23,13 @@ from torch import Tensor
 
 from client.policy import Floor
 from client.site import Site
-from privacy.accounting import Event, calibrate, epsilon, epsilon_pld
+from privacy.accounting import Event, alone, calibrate, epsilon, epsilon_pld
 from privacy.ledger import FILE, Ask, Cap, History, Ledger, Patients, reading, spending_from
 from privacy.pace import pace, slots
 from privacy.statistics import price
 from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
 from protocol.recipe import Recipe, recipe_hash
+from protocol.stages import stage_in
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,20 @@ def caps(recipe: Recipe, floor: Floor, delta: float) -> dict[str, Cap]:
 
 
 def spent(ledger: Ledger, patients: Patients, spending: Spending) -> dict[str, Any]:
-    """Return what the patient who paid most has paid so far, in all runs, by both accountants."""
-    histories = ledger.histories(patients)
-    return {
-        "epsilon": max(epsilon(history, spending.delta) for history in histories),
-        "epsilon_pld": max(epsilon_pld(history, spending.delta) for history in histories),
-        "delta": spending.delta,
+    """Return what the patient who paid most has paid so far, in all runs, by both accountants.
+
+    Where noise is split over sites, also what it is if no other site is honest.
+    """
+    histories, delta = ledger.histories(patients), spending.delta
+    facts = {
+        "epsilon": max(epsilon(history, delta) for history in histories),
+        "epsilon_pld": max(epsilon_pld(history, delta) for history in histories),
+        "delta": delta,
         "noise_multiplier": spending.event.noise_multiplier,
     }
+    if spending.event.shares > 1:
+        facts["epsilon_alone"] = max(epsilon(alone(history), delta) for history in histories)
+    return facts
 
 
 def planned(site: Site, before: Sequence[History] = ((),)) -> Spending:
@@ -151,7 +158,8 @@ def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> 
     delta, budget = floor.delta(recipe, patients), floor.budget(asked.epsilon or math.inf)
     before = (*spent, *statistics(recipe).values())
     noise = asked.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
-    return Event(max(noise, floor.least_noise_multiplier), rate, steps), delta
+    noise = max(noise, floor.least_noise_multiplier)
+    return Event(noise, rate, steps, recipe.secure.noise_over or 1), delta
 
 
 def history(books: Path) -> tuple[Event, ...]:
@@ -172,7 +180,9 @@ def _caps(site: Site, spending: Spending) -> list[Cap]:
 
 
 def _elsewhere(ledger: Ledger, patients: Patients, task: Task) -> Sequence[History]:
-    return ledger.histories(patients, lambda each: each.ask.run != task.run)
+    """Return what was paid in other runs, and in the earlier stages of this one."""
+    first = stage_in(task.recipe, task.round)[0].first
+    return ledger.histories(patients, lambda each: each.ask.run != task.run or 0 < each.ask.round < first)
 
 
 def _trained_on(site: Site) -> list[str]:

@@ -7,7 +7,8 @@
     release    the last look; then the ledger keeps the reply, and it leaves
 
 A gradient comes from one of two sources with one shape: `plain` (the batch's mean loss) or
-`private` (per-patient clipped, summed, noised). The rest of the loop cannot tell.
+`private` (per-patient clipped, summed, noised). The rest of the loop cannot tell. Where noise is split over
+the sites (`privacy.split`) there is no walk: the clipped sum of one step leaves, with a share of the noise.
 """
 
 import math
@@ -31,6 +32,7 @@ from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
 from privacy.ftrl import Stream, stream
 from privacy.noise import SecureGenerator
+from privacy.split import Split, split_of
 from protocol.batch import Batch
 from protocol.errors import DataError, PrivacyError
 from protocol.groups import PRIVATE
@@ -49,23 +51,49 @@ def train(site: Site, task: Task) -> Reply:
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
         raise DataError(msg)
-    return paid(standardised(site, task), task, _round)
+    split = split_of(site.recipe)
+    return paid(standardised(site, task), task, _round if split is None else partial(_summed, split))
 
 
 def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
     started = time.perf_counter()
     here = partial(_moved, device=site.settings.device)
     task = replace(task, vectors=here(task.vectors), received={n: here(v) for n, v in task.received.items()})
-    kept = {n: here(v) for n, v in memory.recall(site.folder(task.run), task.round).items()}
+    kept = {n: here(v) for n, v in memory.recall(site.memory(task), task.round).items()}
     if site.local.personal is not None:
         kept["personal"] = _personal(site, task, kept)
     update, kept, loss = _global(site, task, kept, spending)
-    memory.remember(site.folder(task.run), task.round, kept)
+    memory.remember(site.memory(task), task.round, kept)
     update = release(update, site.owned, site.policy.leaves)
     facts = {"seconds": time.perf_counter() - started}
     if spending is None:
         facts["loss"] = loss
     return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _summed(split: Split, site: Site, task: Task, spending: Spending | None) -> Reply:
+    """Answer with integers: the clipped sum of one step, and this site's share of the noise on it."""
+    started = time.perf_counter()
+    if spending is None:
+        raise PrivacyError("secure.noise_over splits the noise of privacy, and privacy.epsilon is null")
+    generator, groups = SecureGenerator(), trained(site)
+    site.flat.load(_moved(task.vectors, site.settings.device))
+    _noiseless(site, spending)
+    deltas = {group: split.encode(site.flat.grads[group].cpu(), generator) for group in groups}
+    patients = dict.fromkeys(site.owned, site.policy.counts.rounded(len(spending.cases_of)))
+    update = Update(deltas, {group: patients[group] for group in groups}, 1.0)
+    update = release(update, patients, site.policy.leaves)
+    facts = {"seconds": time.perf_counter() - started}
+    return Reply(site.settings.site, task.kind, task.run, task.round, update, facts)
+
+
+def _noiseless(site: Site, spending: Spending) -> None:
+    """Leave the clipped sum of one Poisson sample in `flat.grads`: nothing covers it yet."""
+    bare = replace(spending, event=replace(spending.event, noise_multiplier=0.0), expected_batch=1.0)
+    site.flat.train_only(trained(site))
+    site.flat.model.train()
+    for _ in private(site, bare):
+        pass
 
 
 def _moved(vectors: Vectors, device: str) -> Vectors:
@@ -194,11 +222,15 @@ def on_device(site: Site, batch: Batch) -> Batch:
 
 
 def varied(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
-    """Hide modalities and mirror images as the recipe says, case by case."""
+    """Hide modalities and mirror images as the recipe says, case by case; give a pretext its chance."""
     training = recipe.training
     if training.modality_dropout:
         batch = replace(batch, present=modality_dropout(batch.present, training.modality_dropout, generator))
-    return flipped(batch, recipe, generator) if training.flips else batch
+    if training.flips:
+        batch = flipped(batch, recipe, generator)
+    if any(head.kind == "pretext" for head in recipe.heads.values()):
+        batch = replace(batch, draw=torch.randint(2**62, (len(batch),), generator=generator))
+    return batch
 
 
 def flipped(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:

@@ -116,6 +116,12 @@ def deidentify(
     return clean, verdict
 
 
+def patient_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
+    """Return the stand-in of whose image it is, also where the image itself has no number."""
+    with _quiet():
+        return _patient(dataset, pseudonyms).name
+
+
 @contextmanager
 def _quiet() -> Generator[None]:
     """Pydicom's warnings and log lines quote the values that they are about."""

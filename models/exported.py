@@ -10,7 +10,7 @@
             subset of the recipe's modalities, what is left out is absent
     result  head -> probabilities: (B, C, X, Y[, Z]) a channel by itself for segmentation,
             (B, C) over the classes or (B, 1) of the positive class for classification;
-            for survival (B, 1), the log of the relative risk
+            for survival (B, 1), the log of the relative risk; for a pretext (B, 1), its loss
 
 A model of which a part stayed at the sites is never written so: nobody has all of it.
 """
@@ -36,7 +36,7 @@ from protocol.update import Vectors
 Arrays = dict[str, NDArray[np.float32]]
 
 _SMALLEST = 32  # pixels along each axis of an image that stands in where there is none
-_RECIPE, _PARAMETERS = "recipe.yaml", "parameters.safetensors"
+RECIPE, PARAMETERS = "recipe.yaml", "parameters.safetensors"
 _PLACES = (".", "model", "data/model")
 """Where a model lies in what people call a model: itself, a run's folder, an MLflow model."""
 
@@ -44,8 +44,8 @@ _PLACES = (".", "model", "data/model")
 def write_model(folder: Path, recipe: Recipe, parameters: Vectors) -> None:
     """Write a model into a new `folder`; `parameters` are the groups that travelled."""
     folder.mkdir(parents=True)
-    (folder / _RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
-    save_file(dict(parameters), folder / _PARAMETERS)
+    (folder / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+    save_file(dict(parameters), folder / PARAMETERS)
 
 
 def load(folder: Path | str) -> "Predictor":
@@ -56,18 +56,18 @@ def load(folder: Path | str) -> "Predictor":
         RecipeError: its recipe is not one.
     """
     place = _place(Path(folder))
-    recipe = load_recipe(place / _RECIPE)
+    recipe = load_recipe(place / RECIPE)
     try:
-        parameters = load_file(place / _PARAMETERS)
+        parameters = load_file(place / PARAMETERS)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{place / _PARAMETERS} is damaged ({error}): copy the model anew") from error
+        raise CheckpointError(f"{place / PARAMETERS} is damaged ({error}): copy the model anew") from error
     _require_whole(parameters, Flat(build_model(recipe)), place)
     return Predictor(recipe, parameters)
 
 
 def _place(folder: Path) -> Path:
     for place in (folder / each for each in _PLACES):
-        if (place / _PARAMETERS).is_file():
+        if (place / PARAMETERS).is_file():
             return place
     raise CheckpointError(
         f"{folder} holds no model: give the folder of a finished run, or of a model that MLflow has exported"
@@ -129,13 +129,8 @@ class Predictor:
         modality = self.recipe.modalities[name]
         if modality.kind == "table":
             return torch.zeros(rows, modality.features)
-        space = (_SMALLEST,) * axes(self._flat) if image is None else image.shape[2:]
+        space = (_SMALLEST,) * self._flat.model.axes if image is None else image.shape[2:]
         return torch.zeros(rows, 1, *space)
-
-
-def axes(flat: Flat) -> int:
-    """Spatial axes of a model's images, 2 or 3, by its convolutions; 0 where it has none."""
-    return max(parameter.dim() for parameter in flat.model.parameters()) - 2
 
 
 def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
@@ -149,6 +144,6 @@ def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
 
 
 def _probabilities(head: Head, logits: Tensor) -> Tensor:
-    if head.kind == "survival":
+    if head.kind in {"survival", "pretext"}:
         return logits
     return logits.softmax(1) if head.kind == "classification" and head.classes > 1 else logits.sigmoid()

@@ -21,7 +21,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -57,17 +57,28 @@ class Event:
     `noise_multiplier`  noise stddev / clip_norm of a step, >= 0
     `sampling_rate`     chance of each patient to be in a step, 0 to 1
     `steps`             >= 0
+    `shares`            >= 1: the noise is the sum of at least so many equal ones, of which this site
+                        drew one and honest other sites the rest (`privacy.split`)
     """
 
     noise_multiplier: float
     sampling_rate: float
     steps: int
+    shares: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what an accountant would answer with nonsense."""
         right = 0 <= self.noise_multiplier < math.inf and 0 <= self.sampling_rate <= 1 and self.steps >= 0
-        if not right:
-            raise PrivacyError(f"{self}: noise must be >= 0 and finite, rate 0 to 1, steps >= 0")
+        if not right or self.shares < 1:
+            raise PrivacyError(f"{self}: noise must be >= 0 and finite, rate 0 to 1, steps >= 0, shares >= 1")
+
+
+def alone(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Return what `events` are against somebody who knows every other site's share of the noise."""
+    return tuple(
+        replace(event, noise_multiplier=event.noise_multiplier / math.sqrt(event.shares), shares=1)
+        for event in events
+    )
 
 
 def epsilon(events: Iterable[Event], delta: float) -> float:

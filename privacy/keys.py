@@ -53,14 +53,22 @@ class Pins:
         return self.sites[site]
 
 
-def signer(path: Path) -> Signer:
+def make_signer(path: Path) -> Signer:
     """Read the private key in `path`, or make one there that only its owner may read (0600)."""
-    try:
-        if not path.exists():
+    if not path.exists():
+        try:
             files.create(path, Ed25519PrivateKey.generate().private_bytes_raw())
+        except OSError as error:
+            raise _unusable(path, error) from error
+    return signer(path)
+
+
+def signer(path: Path) -> Signer:
+    """Read the private key in `path`; `SettingsError` where there is none, as a new one is a stranger's."""
+    try:
         return Signer(Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: cannot use this key ({error}): restore it, or join anew") from error
+        raise _unusable(path, error) from error
 
 
 def verified(public: bytes, purpose: str, message: bytes, signature: bytes) -> bool:
@@ -104,6 +112,11 @@ def fingerprint(data: bytes) -> str:
 def same_fingerprint(heard: str, data: bytes) -> bool:
     """Say whether what a person typed is the fingerprint of `data`; dashes, blanks and case do not count."""
     return "".join(filter(str.isalnum, heard)).upper() == fingerprint(data).replace("-", "")
+
+
+def _unusable(path: Path, error: Exception) -> SettingsError:
+    why = error.strerror if isinstance(error, OSError) else error
+    return SettingsError(f"{path}: cannot use this key ({why}): restore it from a copy, or join anew")
 
 
 def _public(text: str) -> bytes:

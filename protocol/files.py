@@ -21,6 +21,11 @@ def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, as `write` does, for whoever may look into its folder."""
+    write(path, text.encode(), PUBLIC)
+
+
 def create(path: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Write a file that is not there yet, durably and whole; FileExistsError if it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)

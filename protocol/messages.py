@@ -18,7 +18,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import (
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
+from flwr.proto.message_pb2 import Message as MessageProto  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
@@ -146,6 +152,16 @@ def reply_to_bytes(reply: Reply) -> bytes:
 def reply_from_bytes(kept: bytes) -> Reply:
     """Read what `reply_to_bytes` wrote."""
     return _reply(*_records_read(recorddict_from_proto(Proto.FromString(kept))))
+
+
+def message_to_bytes(message: Message) -> bytes:
+    """Write a whole message as Flower's protobuf, for a pipe between two of our processes."""
+    return message_to_proto(solidify(message)).SerializeToString()
+
+
+def message_from_bytes(sent: bytes) -> Message:
+    """Read what `message_to_bytes` wrote."""
+    return message_from_proto(MessageProto.FromString(sent))
 
 
 def fingerprint(content: RecordDict) -> tuple[str, int]:

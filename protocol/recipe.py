@@ -17,7 +17,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +30,9 @@ from yaml import YAMLError
 from protocol.errors import RecipeError
 from protocol.plain import MOST_BYTES, guard, join
 from protocol.typed import Rule, fit, found, freeze, hints_of, one_of, record, unknown
+
+SIGNED_FOR = "recipe"
+"""The purpose of a signature under a recipe's canonical text (`privacy.keys`)."""
 
 _WORD = Rule(
     "of a-z, 0-9 and _, starting with a letter",
@@ -53,9 +56,15 @@ BelowOne = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 AtLeastHalf = Annotated[float, Rule("in [0.5, 1)", lambda value: 2 * value >= 1 and value < 1)]
 HIDING = 3  # of a sum of two, either site knows the other's part
 Hiding = Annotated[int, Rule(f">= {HIDING}", lambda value: value >= HIDING)]
+Several = Annotated[int, Rule("in 2 to 100", lambda value: value in range(2, 101))]
 UpToMillion = Annotated[int, Rule("in 1 to 1000000", lambda value: 1 <= value <= 10**6)]
 Inside = Annotated[float, Rule("in (0, 1)", lambda value: 0 < value < 1)]
 _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
+
+PLAIN_SUMS = ("fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi")
+"""Strategies of which the sites know nothing: the server steps along the count-weighted owner mean."""
+SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox")))
+"""Strategies whose server needs that mean and no single update."""
 
 Catalogue = Mapping[str, Callable[..., Any]]
 """Name -> builder; the builder's keyword-only parameters are the part's options."""
@@ -98,9 +107,10 @@ class Head:
 
     `classes`: channels of a segmentation (independent sigmoids), classes of a
     classification (1 = binary, one logit), ignored for survival (one risk score).
+    A `pretext` needs no label: what the model learns is to know its own input, and every case has it.
     """
 
-    kind: Annotated[str, one_of("segmentation", "classification", "survival")]
+    kind: Annotated[str, one_of("segmentation", "classification", "survival", "pretext")]
     classes: Count = 1
     objective: Part = field(default_factory=lambda: Part("dice_ce"))
     weight: Positive = 1.0
@@ -157,6 +167,10 @@ class Secure:
     travels when at least `fewest` sites contribute to it. Values of an update are clipped to
     +-`clip_value`, and `cases` is the most that one site may count: together they are the step
     of the integers that are summed (`privacy.secagg.fixed`).
+
+    `noise_over` splits the noise of privacy: each site adds one of so many shares, and a sum of that many
+    honest sites carries all of it (`privacy.split`). null: each site adds all of its own. With it `cases`
+    are patients, and `clip_value` is not used.
     """
 
     enabled: bool = False
@@ -164,6 +178,7 @@ class Secure:
     fewest: Hiding = HIDING
     clip_value: Positive = 1.0
     cases: UpToMillion = 10_000
+    noise_over: Several | None = None
 
 
 @dataclass(frozen=True)
@@ -191,8 +206,39 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class EarlierStage:
+    """What is trained before the recipe's own rounds; a key that is null is the recipe's.
+
+    `epsilon`: the most that a patient may have paid when this stage is over; what the recipe
+    allows beyond it is left for later stages. See `protocol.stages`.
+    """
+
+    name: Word
+    rounds: Count
+    heads: Annotated[Mapping[Word, Head], _NOT_EMPTY] | None = None
+    model: Part | None = None
+    strategy: Part | None = None
+    training: Training | None = None
+    epsilon: Positive | None = None
+
+    def under(self, recipe: "Recipe") -> "Recipe":
+        """Return the recipe of this stage of `recipe`, by itself.
+
+        It selects no best model: that is one of the last stage.
+        """
+        keys = ("heads", "model", "strategy", "training")
+        given = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        plain = replace(recipe, stages=(), rounds=self.rounds, **given)
+        privacy = replace(recipe.privacy, epsilon=self.epsilon)
+        return replace(plain, privacy=privacy, evaluation=replace(recipe.evaluation, select=""))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One experiment. The order of `modalities` is the order of `present`'s columns."""
+    """One experiment. The order of `modalities` is the order of `present`'s columns.
+
+    `stages` come before the `rounds` that the recipe itself describes, in their order.
+    """
 
     name: Title
     modalities: Annotated[Mapping[Word, Modality], _NOT_EMPTY]
@@ -207,6 +253,12 @@ class Recipe:
     secure: Secure = field(default_factory=Secure)
     roster: Roster = field(default_factory=Roster)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    stages: tuple[EarlierStage, ...] = ()
+
+    @property
+    def all_rounds(self) -> int:
+        """Rounds of the whole run, those of the earlier stages included."""
+        return sum(stage.rounds for stage in self.stages) + self.rounds
 
 
 def load_recipe(
@@ -245,8 +297,15 @@ def parse_cached(text: str) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The canonical YAML text: every key, defaults included, always in the same order."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(recipe)))
+    """The canonical YAML text: every key, defaults included, always in the same order.
+
+    `stages` stand in it only where there are some: a recipe without is the text it was before there
+    were stages.
+    """
+    plain = _plain(recipe)
+    if not recipe.stages:
+        del plain["stages"]
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -300,8 +359,20 @@ def _parts(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
     yield "data", "data", recipe.data
     yield "model", "model", recipe.model
     yield "strategy", "strategy", recipe.strategy
-    for name, head in recipe.heads.items():
-        yield "objective", f"heads.{name}.objective", head.objective
+    yield from _objectives(recipe.heads, "heads")
+    for place, stage in enumerate(recipe.stages):
+        path = f"stages[{place}]"
+        yield from ((k, f"{path}.{k}", p) for k, p in _given(model=stage.model, strategy=stage.strategy))
+        yield from _objectives(stage.heads or {}, f"{path}.heads")
+
+
+def _given(**parts: Part | None) -> Iterator[tuple[str, Part]]:
+    yield from ((kind, part) for kind, part in parts.items() if part is not None)
+
+
+def _objectives(heads: Mapping[str, Head], path: str) -> Iterator[tuple[str, str, Part]]:
+    for name, head in heads.items():
+        yield "objective", f"{path}.{name}.objective", head.objective
 
 
 def _text(source: Path | str) -> str:
@@ -360,6 +431,8 @@ def _value(text: str, key: str) -> Any:
 
 def _check_whole(recipe: Recipe) -> None:
     """What no single key can tell."""
+    _check_summed(recipe)
+    _check_split(recipe)
     for name, modality in recipe.modalities.items():
         if modality.kind == "table" and modality.features < 1:
             raise RecipeError(f"modalities.{name}.features: a table needs its width, a whole number >= 1")
@@ -369,6 +442,7 @@ def _check_whole(recipe: Recipe) -> None:
         raise RecipeError(
             "training.steps: privacy.mechanism ftrl takes whole epochs; give training.epochs instead"
         )
+    _check_stages(recipe)
     head, slash, metric = recipe.evaluation.select.partition("/")
     if not recipe.evaluation.select:
         return
@@ -376,6 +450,69 @@ def _check_whole(recipe: Recipe) -> None:
         raise unknown(head, list(recipe.heads), "evaluation.select", what="head")
     if not slash or not metric:
         raise RecipeError(f"evaluation.select: expected 'head/metric', as in '{head}/dice', found {head!r}")
+
+
+def _check_stages(recipe: Recipe) -> None:
+    names = [stage.name for stage in recipe.stages]
+    budgets = [*(stage.epsilon for stage in recipe.stages), recipe.privacy.epsilon]
+    for place, (stage, after) in enumerate(zip(recipe.stages, budgets[1:], strict=True)):
+        path = f"stages[{place}]"
+        if stage.name in names[:place]:
+            raise RecipeError(f"{path}.name: there are two stages '{stage.name}'; name each once")
+        if recipe.privacy.epsilon is None:
+            if stage.epsilon is not None:
+                raise RecipeError(f"{path}.epsilon: is a part of a budget; give privacy.epsilon")
+        elif stage.epsilon is None or after is None or stage.epsilon >= after:
+            raise RecipeError(
+                f"{path}.epsilon: expected a number below that of the stage after it ({found(after)}), "
+                f"found {found(stage.epsilon)}: it is what a patient has paid when the stage is over"
+            )
+        try:
+            _check_whole(stage.under(recipe))
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+    if recipe.stages and recipe.privacy.epsilon is not None and recipe.privacy.mechanism == "ftrl":
+        raise RecipeError("privacy.mechanism: the noise of ftrl runs through one stage only; use sgd")
+
+
+def _check_summed(recipe: Recipe) -> None:
+    """Refuse secure aggregation of a strategy that looks at single updates."""
+    if not recipe.secure.enabled:
+        return
+    if recipe.strategy.name not in SUMMED:
+        raise RecipeError(
+            f"strategy: '{recipe.strategy.name}' needs each site's own update, which secure.enabled hides: "
+            f"choose one of {', '.join(SUMMED)}, or set secure.enabled=false"
+        )
+    if recipe.strategy.options.get("weights", "count") != "count":
+        raise RecipeError("strategy.weights: only 'count' can be summed while secure.enabled hides updates")
+
+
+def _check_split(recipe: Recipe) -> None:
+    """Refuse to split noise where the sum is not one Gaussian mechanism that all sites mean alike."""
+    if recipe.secure.noise_over is not None:
+        for holds, otherwise in _split_rules(recipe, recipe.secure.noise_over):
+            if not holds:
+                raise RecipeError(otherwise)
+
+
+def _split_rules(recipe: Recipe, shares: int) -> Iterator[tuple[bool, str]]:
+    """Yield (what must hold, what is wrong where it does not)."""
+    secure, privacy, training, name = recipe.secure, recipe.privacy, recipe.training, recipe.strategy.name
+    own_step = training.optimizer, training.momentum, training.weight_decay
+    yield secure.enabled, "secure.noise_over: splits the noise of a sum over sites; give secure.enabled=true"
+    known = "each site sees the model and knows its own share"
+    yield shares < secure.fewest, f"secure.noise_over: {known}; raise secure.fewest above {shares}"
+    for key in ("epsilon", "noise_multiplier", "sampling_rate"):
+        given = getattr(privacy, key) is not None
+        yield given, f"privacy.{key}: all sites must split one noise and draw patients alike; give it"
+    yield privacy.mechanism == "sgd", "privacy.mechanism: correlated noise is each site's own; give sgd"
+    several = "noise in each of several local steps is not noise on a sum"
+    yield training.steps == 1, f"training.steps: {several}; with secure.noise_over give 1"
+    gradients = "with secure.noise_over sites sum gradients and take no step of their own"
+    yield own_step == ("sgd", 0, 0), f"training.optimizer: {gradients}; give sgd, momentum=0, weight_decay=0"
+    plain = f"choose one of {', '.join(PLAIN_SUMS)}"
+    yield name in PLAIN_SUMS, f"strategy: {gradients}, and '{name}' changes what sites do; {plain}"
 
 
 def _plain(thing: Any) -> Any:

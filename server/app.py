@@ -5,9 +5,13 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 """
 
 import json
+import logging
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import platform, python_version
@@ -16,24 +20,34 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
-from models.flat import Flat
+from models.flat import Flat, carry
+from privacy.keys import signer
+from protocol import files
+from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
+from protocol.leash import die_with
 from protocol.messages import Reply, Task
-from protocol.recipe import Recipe, build, parse_cached, recipe_hash
+from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
+from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
-from server.book import Book, Watch, read_rounds, unflatten, write_atomically
+from server.book import Book, Watch, read_rounds, unflatten
 from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
-from server.tracking import Tracker
+from server.tracking import RUN_FILE, Tracker
 from server.wire import Wire
 from server.witness import open_witness
 from strategies.base import State, Strategy
-from strategies.catalogue import STRATEGIES, check_summed
+from strategies.catalogue import STRATEGIES
+
+log = logging.getLogger("consilium.run")
 
 MEET_S = 120.0
+CONDUCTOR = "conductor.lock"
+"""In the run folder: held by the process that conducts the run (`protocol.claim`)."""
+LOG = "run.log"
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -50,43 +64,79 @@ def build_app(watch: Watch) -> ServerApp:
     return app
 
 
+def build_logging_app() -> ServerApp:
+    """Return a ServerApp for a server that nobody watches: it writes into the run's log."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
+        config = dict(context.run_config)
+        with logged(Path(str(config["folder"]))):
+            conduct(grid, config, note)
+
+    return app
+
+
+@contextmanager
+def logged(folder: Path) -> Generator[None]:
+    """Write what Consilium logs into the run's folder; an error that ends the block is there too."""
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    ours = logging.getLogger("consilium")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        log.error("ended early: %s: %s", type(error).__name__, error)  # noqa: TRY400 - Flower logs the traceback
+        raise
+    finally:
+        ours.removeHandler(handler)
+        handler.close()
+
+
 def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord:
     """Start the run in `config["folder"]`, or go on with it, and take it to its end.
 
     `config`: `folder`, `sites` (how many to wait for), `tracking` ("" SQLite in the folder's
     parent, "off", or a server's URI), `coordinator` (folder of what outlives its runs: its key, the
     federation's keys, the witness; by default the run's own).
+
+    Raises `SettingsError` where another process conducts this run: two would count rounds twice.
     """
     folder = Path(str(config["folder"]))
+    with claim(folder / CONDUCTOR):
+        return _conduct(grid, folder, config, watch)
+
+
+def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watch) -> RunRecord:
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
-    check_summed(recipe)
-    strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
-    signature = signature_in(folder)
-    question = Task("describe", folder.name, 0, text, signature=signature)
-    members = [member_of(reply) for reply in wire.meet(question, int(str(config["sites"])), MEET_S)]
-    note_declined(members, recipe.roster.quorum, watch)
-    state, done = restore(folder, recipe, strategy)
-    record = RunRecord(
-        folder.name, text, _started(folder), tuple(m.summary for m in members), done, {}, environment()
-    )
-    write_atomically(folder / "record.json", to_json(record))
-    tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
-    book = Book(folder, recipe, record, watch, tracker)
     witness = open_witness(Path(str(config.get("coordinator", folder))))
-    plan = Plan(folder.name, recipe, text, strategy, members, signature=signature, witness=witness)
-    return attend(plan, wire, state, book)
+    plan = partial(Plan, folder.name, text=text, signature=signature_in(folder), witness=witness)
+    plans: list[Plan] = []
+    for stage in stages_of(recipe):
+        members = meet(wire, stage, text, folder, int(str(config["sites"])))
+        note_declined(members, recipe.roster.quorum, watch)
+        strategy = build(STRATEGIES, stage.recipe.strategy, "strategy")
+        plans.append(plan(stage, strategy=strategy, members=members))
+    state, done = restore(folder, plans[0])
+    cohorts = tuple(member.summary for member in plans[-1].members)
+    record = RunRecord(folder.name, text, _started(folder), cohorts, done, {}, environment())
+    files.write_text(folder / "record.json", to_json(record))
+    tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
+    return attend(plans, wire, state, Book(folder, recipe, record, watch, tracker))
 
 
-def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
-    """Run to the end; whatever ends it early is written down before it goes on its way."""
+def attend(plans: Sequence[Plan], wire: Wire, state: State, book: Book) -> RunRecord:
+    """Run all stages to the end; whatever ends it early is written down before it goes on its way."""
     try:
-        state = run(plan, wire, state, book)
-        book.conclude(
-            evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets)
-        )
-    except KeyboardInterrupt:
+        state, plan = through(plans, wire, state, book), plans[-1]
+        subsets = plan.recipe.evaluation.subsets
+        book.conclude(evaluate(plan, wire, state, plan.stage.last, "test", subsets=subsets))
+    except (KeyboardInterrupt, SystemExit):  # Flower makes the second of a signal
         book.finish("stopped")
         raise
     except Exception:
@@ -94,6 +144,26 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
         raise
     book.finish("finished")
     return book.record
+
+
+def through(plans: Sequence[Plan], wire: Wire, state: State, book: Book) -> State:
+    """Take the run through the stages that are left; `state` is of the stage of `book`'s last round."""
+    here = stage_at(parse_cached(plans[0].text), book.rounds_done)
+    for plan in plans:
+        if plan.stage.first < here.first:
+            continue
+        if plan.stage.first > here.first:
+            state = plan.strategy.init(carried(state.parameters, here.recipe, plan))
+            here = plan.stage
+        state = run(plan, wire, state, book)
+    return state
+
+
+def meet(wire: Wire, stage: Stage, text: str, folder: Path, sites: int) -> list[Member]:
+    """Ask every site what it has for a stage; all stages are asked about before the first begins."""
+    number = stage.first if stage.first > 1 else 0
+    question = Task("describe", folder.name, number, text, signature=signature_in(folder))
+    return [member_of(reply) for reply in wire.meet(question, sites, MEET_S, stage.recipe.roster.quorum)]
 
 
 def member_of(reply: Reply) -> Member:
@@ -125,17 +195,23 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
         raise QuorumError(msg)
 
 
+def sign(folder: Path, recipe: Recipe, key: Path) -> None:
+    """Put the signature of the folder's recipe beside it."""
+    signature = signer(key).sign(SIGNED_FOR, dump_recipe(recipe).encode())
+    files.write_text(folder / SIGNATURE, signature.hex())
+
+
 def signature_in(folder: Path) -> str:
     """Return the signature that came with the run's recipe, hexadecimal; "" if none did."""
     path = folder / SIGNATURE
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
-def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:
-    """Return the state to go on from and the rounds that led to it; a fresh one for a new run."""
+def restore(folder: Path, plan: Plan) -> tuple[State, tuple[Round, ...]]:
+    """Return the state to go on from and the rounds that led to it; for a new run the start of `plan`."""
     saved = folder / "checkpoints"
     if checkpoint.newest(saved) is None:
-        return strategy.init(initial_parameters(recipe, strategy)), ()
+        return plan.strategy.init(initial_parameters(plan.recipe, plan.strategy)), ()
     found = checkpoint.load(saved)
     if found.facts["run"] != folder.name:
         msg = f"{saved} holds checkpoints of run '{found.facts['run']}', not '{folder.name}': move them back"
@@ -149,15 +225,24 @@ def initial_parameters(recipe: Recipe, strategy: Strategy) -> Vectors:
     return {group: vector for group, vector in flat.vectors.items() if group != PRIVATE}
 
 
+def carried(parameters: Vectors, before: Recipe, plan: Plan) -> Vectors:
+    """Return the start of a stage: what the stage `before` has learned of its network, the rest untrained."""
+    local = build(STRATEGIES, before.strategy, "strategy").local
+    layout = Flat(build_model(before), local.private).layout
+    start = Flat(build_model(plan.recipe), plan.strategy.local.private)
+    carry(parameters, layout, start)
+    return {group: vector for group, vector in start.vectors.items() if group != PRIVATE}
+
+
 def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> Tracker | None:
     """Start the tracking run, or go on with the one that the folder names."""
     if uri == "off":
         return None
     tracker = Tracker(uri or None, recipe.name, folder)
-    known = folder / "tracking.json"
+    known = folder / RUN_FILE
     before = json.loads(known.read_text(encoding="utf-8"))["run"] if known.exists() else None
     run_id = tracker.start(record.recipe, recipe_hash(recipe), record.sites, record.environment, before)
-    write_atomically(known, json.dumps({"run": run_id}))
+    files.write_text(known, json.dumps({"run": run_id}))
     return tracker
 
 
@@ -191,8 +276,13 @@ def _started(folder: Path) -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _silent(number: int, news: SiteRound | Round) -> None:
-    del number, news
+def note(number: int, news: SiteRound | Round) -> None:
+    """Log a site that did not do what it was asked, and every round that ended."""
+    if isinstance(news, Round):
+        accepted = sum(site.status == "accepted" for site in news.sites)
+        log.info("round %d ended: %d of %d sites accepted", number, accepted, len(news.sites))
+    elif news.status != "accepted":
+        log.warning("round %d: %s %s: %s", number, news.site, news.status, news.reason)
 
 
-app = build_app(_silent)
+app = build_logging_app()

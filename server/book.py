@@ -11,6 +11,7 @@
       model-card.md      of a finished run
       model/             its final parameters (`models.exported`), if none of them stayed at the sites
       audit.json         what attacks on the recipe found, if somebody made them
+      robustness.*       scores under failures and corruptions, if somebody looked
 
 Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of round r + 1.
 After a kill, lines of rounds that no checkpoint holds are dropped and made again.
@@ -18,23 +19,30 @@ After a kill, lines of rounds that no checkpoint holds are dropped and made agai
 
 import math
 import os
+import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from protocol import files
 from protocol.recipe import Recipe, dump_recipe
 from protocol.update import Vectors
 from server import card, checkpoint, export
 from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
 from server.report import render
-from server.scores import mean_over_sites
+from server.scores import goodness, mean_over_sites
 from server.tracking import Tracker
 from strategies.base import State
 
 Watch = Callable[[int, SiteRound | Round], None]
 """Told, with the round's number, of every site heard and every round ended: a progress bar."""
+
+
+STRIKES = 3
 
 
 class Book:
@@ -49,13 +57,19 @@ class Book:
         self._tracker = tracker
         self._watch = watch
         self._best = -math.inf
-        self.spent: set[str] = set()
+        self.set_aside: set[str] = set()
+        self._failures: Counter[str] = Counter()
         self._note_all(record.rounds)
 
     @property
     def rounds_done(self) -> int:
         """Rounds that need not be run again."""
         return len(self.record.rounds)
+
+    def spent(self, since: int) -> set[str]:
+        """Return the sites that have no budget left for the stage that began with round `since`."""
+        asked = (site for ended in self.record.rounds if ended.number >= since for site in ended.sites)
+        return {site.site for site in asked if site.status == "spent"}
 
     def checkpoint(self, number: int, state: State) -> None:
         """Write the state after round `number`, durably; only then does the tracker hear of that round."""
@@ -85,6 +99,8 @@ class Book:
             file.flush()
             os.fsync(file.fileno())
         self.record = replace(self.record, rounds=(*self.record.rounds, ended))
+        for site in ended.sites:
+            self._count_failures(site, ended.number)
         if self._note_all((ended,)):
             save_file(state.parameters, self.folder / "best.safetensors")
         self._watch(ended.number, ended)
@@ -96,18 +112,27 @@ class Book:
     def finish(self, status: str) -> None:
         """Write the whole record and the report, and close the tracking run."""
         self.record = replace(self.record, status=status)
-        write_atomically(self.folder / "record.json", to_json(self.record))
-        write_atomically(self.folder / "report.html", render(self.record, self._recipe, ()))
+        files.write_text(self.folder / "record.json", to_json(self.record))
+        files.write_text(self.folder / "report.html", render(self.record, self._recipe, ()))
         if status == "finished":
-            write_atomically(self.folder / card.FILE, card.card(self.record, self._recipe))
+            files.write_text(self.folder / card.FILE, card.card(self.record, self._recipe))
             export.keep(self.folder, self._recipe)
         if self._tracker is not None:
             self._tracker.finish(status)
 
+    def _count_failures(self, site: SiteRound, number: int) -> None:
+        """Ask a site no more that has failed `STRIKES` times in a row; a resumed run asks it again."""
+        self._failures[site.site] = self._failures[site.site] + 1 if site.status == "failed" else 0
+        if self._failures[site.site] == STRIKES:
+            self.set_aside.add(site.site)
+            why = (
+                f"failed {STRIKES} times in a row, the last time: {site.reason}; a resumed run asks it again"
+            )
+            self._watch(number, SiteRound(site.site, "set aside", why))
+
     def _note_all(self, rounds: tuple[Round, ...]) -> bool:
         better = False
         for ended in rounds:
-            self.spent |= {site.site for site in ended.sites if site.status == "spent"}
             score = self._score(ended)
             if score > self._best:
                 self._best, better = score, True
@@ -115,10 +140,11 @@ class Book:
 
     def _score(self, ended: Round) -> float:
         select = self._recipe.evaluation.select
-        if not select or not ended.scores:
+        earlier = ended.number <= self._recipe.all_rounds - self._recipe.rounds
+        if not select or not ended.scores or earlier:
             return -math.inf
         score = mean_over_sites(ended.scores, select)
-        return -math.inf if math.isnan(score) else score
+        return -math.inf if math.isnan(score) else goodness(select, score)
 
 
 def flatten(state: State) -> Vectors:
@@ -149,23 +175,21 @@ def read_rounds(folder: Path, upto: int) -> tuple[Round, ...]:
     """
     path = folder / "rounds.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()[:upto] if path.exists() else []
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    files.write_text(path, "".join(f"{line}\n" for line in lines))
     return tuple(round_from_json(line) for line in lines)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; a crash leaves the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def new_folder(recipe: Recipe, out: Path) -> Path:
+    """Make the folder of a new run of `recipe`, with the recipe in it, and return it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
+    write_recipe(folder, recipe)
+    return folder
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> str:
     """Write the canonical recipe into a new run folder and return its text."""
     text = dump_recipe(recipe)
     folder.mkdir(parents=True)
-    write_atomically(folder / "recipe.yaml", text)
+    files.write_text(folder / "recipe.yaml", text)
     return text

@@ -36,6 +36,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from protocol import files
 from protocol.errors import CheckpointError
 from protocol.update import Vectors
 
@@ -85,7 +86,7 @@ def save(folder: Path, vectors: Vectors, facts: Mapping[str, Any], number: int) 
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-        _sync(folder)
+        files.sync_folder(folder)
         for old in _newest_first(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
@@ -174,14 +175,6 @@ def _sha256(pieces: Sequence[Bytes]) -> str:
     for piece in pieces:
         digest.update(piece.data)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _newest_first(folder: Path) -> list[Path]:

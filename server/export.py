@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from models.catalogue import build_model
-from models.exported import axes, load, write_model
+from models.exported import load, write_model
 from models.flat import Flat
 from protocol.groups import PRIVATE
 from protocol.recipe import Head, Recipe, build
@@ -30,7 +30,7 @@ def kept_at_sites(recipe: Recipe) -> bool:
 
 def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
-    space = (-1,) * axes(_flat(recipe))
+    space = (-1,) * _flat(recipe).model.axes
     image = (-1, 1, *space)
     inputs: dict[str, Shape] = {
         n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()
@@ -39,7 +39,7 @@ def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
 
 
 def _shape_out(head: Head, space: Shape) -> Shape:
-    channels = 1 if head.kind == "survival" else head.classes
+    channels = 1 if head.kind in {"survival", "pretext"} else head.classes
     return (-1, channels, *space) if head.kind == "segmentation" else (-1, channels)
 
 

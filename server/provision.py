@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.certificates import issue, make_authority
-from privacy.keys import Pins, Signer, read_pins, signer, write_pins
+from privacy.keys import Pins, Signer, make_signer, read_pins, write_pins
 from privacy.kit import Facts, Kit, pack_kit, read_kit
 from protocol import files
 from protocol.errors import SettingsError, TrustError
@@ -38,7 +38,7 @@ def coordinator_key(home: CoordinatorHome) -> Signer:
     """
     if home.pins.exists() and not home.key.exists():
         raise SettingsError(f"{home.key} is not there: restore it from a copy; sites know no other")
-    key = signer(home.key)
+    key = make_signer(home.key)
     if home.pins.exists() and read_pins(home.pins).coordinator != key.public:
         raise TrustError(f"{home.pins} names another key than {home.key}: restore both from one copy")
     return key

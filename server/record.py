@@ -41,6 +41,7 @@ class SiteRound:
     epsilon_pld: float | None = None  # the same by the independent accountant
     delta: float | None = None
     noise_multiplier: float | None = None
+    epsilon_alone: float | None = None  # where noise is split over sites: spent if no other site is honest
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,7 @@ def _round(plain: Any) -> Round:
 def _site_round(plain: Any) -> SiteRound:
     numbers = ("loss", "epsilon", "epsilon_pld", "delta", "noise_multiplier")
     told = {name: None if plain[name] is None else float(plain[name]) for name in numbers}
+    alone = plain.get("epsilon_alone")  # not in records of earlier versions
     return SiteRound(
         site=str(plain["site"]),
         status=str(plain["status"]),
@@ -186,6 +188,7 @@ def _site_round(plain: Any) -> SiteRound:
         seconds=float(plain["seconds"]),
         bytes_down=int(plain["bytes_down"]),
         bytes_up=int(plain["bytes_up"]),
+        epsilon_alone=None if alone is None else float(alone),
         **told,
     )
 

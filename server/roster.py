@@ -1,7 +1,7 @@
 """Whom to ask in a round.
 
-The choice follows from (recipe seed, round), so a resumed run asks the same sites. A site
-whose budget is spent is not asked to train again; it is still asked to evaluate.
+The choice follows from (recipe seed, round), so a resumed run asks the same sites. A site that is
+out, its budget spent or set aside for its failures, is not asked to train; it is still asked to evaluate.
 """
 
 import hashlib
@@ -28,14 +28,15 @@ class Member:
     summary: SiteSummary
 
 
-def choose(recipe: Recipe, members: Collection[Member], spent: Collection[str], number: int) -> list[Member]:
+def choose(recipe: Recipe, members: Collection[Member], out: Collection[str], number: int) -> list[Member]:
     """Return the members to train in round `number`, in name order."""
-    able = [m for m in members if m.owned and m.site not in spent and _trains(recipe, m.site)]
+    able = [m for m in members if m.owned and m.site not in out and _trains(recipe, m.site)]
     wanted = max(recipe.roster.quorum, math.ceil(recipe.roster.fraction * len(able)))
     if len(able) < recipe.roster.quorum:
         msg = (
             f"round {number}: {len(able)} sites can train, quorum is {recipe.roster.quorum} "
-            f"(budget spent at {sorted(spent) or 'none'}): lower roster.quorum or raise privacy.epsilon"
+            f"(out, by spent budget or failures: {sorted(out) or 'none'}): lower roster.quorum, raise "
+            "privacy.epsilon, or see why they failed"
         )
         raise QuorumError(msg)
     drawn = sorted(able, key=lambda m: hashlib.sha256(f"{recipe.seed}/{number}/{m.site}".encode()).digest())

@@ -1,4 +1,4 @@
-"""The rounds of a run, on one screen.
+"""The rounds of a stage, on one screen.
 
     for each round
         1. choose whom to ask
@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from privacy.keys import FEDERATION, read_pins
-from protocol.errors import AdmissionError, QuorumError
+from protocol.errors import AdmissionError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
+from protocol.stages import Stage
 from protocol.update import Update
 from server.admission import check, numbers, scores
 from server.book import Book
@@ -37,10 +37,14 @@ log = logging.getLogger("consilium.rounds")
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays the same through a run. `attempt` tells this process's tasks from a killed one's."""
+    """What stays the same through a stage of a run; an ordinary run is one stage.
+
+    `text` is the whole run's recipe, the stage's own is in `stage`. `attempt` tells this process's
+    tasks from a killed one's.
+    """
 
     run: str
-    recipe: Recipe
+    stage: Stage
     text: str
     strategy: Strategy
     members: Sequence[Member]
@@ -48,9 +52,23 @@ class Plan:
     signature: str = ""
     witness: Witness | None = None
 
+    @property
+    def recipe(self) -> Recipe:
+        """The stage's recipe."""
+        return self.stage.recipe
+
     def told(self, site: str) -> dict[str, Any]:
         """Return what any task to `site` carries besides."""
         return self.witness.facts(site) if self.witness else {}
+
+    def known(self) -> Witness:
+        """Return the witness, without which no secure sum is possible; SettingsError where there is none."""
+        if self.witness is None:
+            raise SettingsError(
+                "secure.enabled: the coordinator's folder has no file of the federation's keys: introduce "
+                "the sites first, or set secure.enabled=false"
+            )
+        return self.witness
 
 
 @dataclass
@@ -66,18 +84,18 @@ class Heard:
 
 
 def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
-    """Take the run from where `book` stands to its last round."""
-    recipe = plan.recipe
-    for number in range(book.rounds_done + 1, recipe.rounds + 1):
-        roster = choose(recipe, plan.members, book.spent, number)
+    """Take the run from where `book` stands to the last round of the plan's stage."""
+    recipe, stage = plan.recipe, plan.stage
+    for number in range(book.rounds_done + 1, stage.last + 1):
+        roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
         clock = Clock()
-        book.checkpoint(number - 1, state)
+        if number > stage.first or number == 1:  # between stages stands the end of the one before
+            book.checkpoint(number - 1, state)
         clock.lap("checkpoint")
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
         heard = Heard()
         if recipe.secure.enabled:
-            pins = read_pins(book.folder / FEDERATION)
-            secure = SecureRound(recipe, tasks, wire, pins, state.spare["secure"])
+            secure = SecureRound(recipe, tasks, wire, plan.known(), state.spare["secure"])
             updates = secured(secure, book, heard)
         else:
             arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
@@ -85,11 +103,11 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         releases = book.release() if plan.strategy.promise is not None else 0
         state = plan.strategy.step(state, updates)
         clock.lap("train")
-        found = validate(plan, wire, state, number) if _scored(recipe, number) else {}
+        found = validate(plan, wire, state, number) if _scored(stage, number) else {}
         clock.lap("evaluate")
         sites = tuple(heard.sites)
         book.round(Round(number, sites, clock.seconds, heard.norm(), found, releases), state)
-    book.checkpoint(recipe.rounds, state)
+    book.checkpoint(stage.last, state)
     return state
 
 
@@ -236,6 +254,6 @@ class Clock:
 _PRIVACY = ("epsilon", "epsilon_pld", "delta", "noise_multiplier")
 
 
-def _scored(recipe: Recipe, number: int) -> bool:
-    every = recipe.evaluation.every
-    return every > 0 and (number % every == 0 or number == recipe.rounds)
+def _scored(stage: Stage, number: int) -> bool:
+    every = stage.recipe.evaluation.every
+    return every > 0 and (number % every == 0 or number == stage.last)

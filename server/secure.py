@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privacy.keys import Pins
 from privacy.secagg.coordinator import CoordinatorSession
 from privacy.secagg.fixed import Grid
 from privacy.secagg.masks import Words
 from privacy.secagg.site import Revealed, read_revealed
 from privacy.secagg.terms import read_advert, terms_of
+from privacy.split import split_of
 from protocol.errors import AdmissionError, PrivacyError, QuorumError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -32,21 +32,25 @@ from server.admission import check_masked, numbers, same_question
 from server.record import SiteRound
 from server.roster import Member
 from server.wire import Arrival, Wire
+from server.witness import Witness
 
-TOLD = ("seconds", "epsilon", "epsilon_pld", "delta", "noise_multiplier")
+TOLD = ("seconds", "epsilon", "epsilon_pld", "epsilon_alone", "delta", "noise_multiplier")
 
 _REFUSED = (AdmissionError, PrivacyError, KeyError, TypeError, ValueError, AttributeError)
 
 
 class SecureRound:
-    """One secure round over `wire`. `tasks`: what a plain round would ask; `spare`: memory for sums."""
+    """One secure round over `wire`. `tasks`: what a plain round would ask; `spare`: memory for sums.
+
+    `witness` has the sites' keys, and notes where their books stand at every step.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         tasks: Sequence[tuple[Member, Task]],
         wire: Wire,
-        pins: Pins,
+        witness: Witness,
         spare: Vectors,
     ) -> None:
         first = tasks[0][1]
@@ -61,8 +65,9 @@ class SecureRound:
         self._ask = wire.ask
         self._deadline_s = recipe.roster.deadline_s
         self._enough = max(terms.threshold, recipe.roster.quorum)
-        self._session = CoordinatorSession(terms, pins)
-        self._grid = Grid(secure.clip_value, secure.cases, len(roster))
+        self._session = CoordinatorSession(terms, witness.pins)
+        self._grid = split_of(recipe) or Grid(secure.clip_value, secure.cases, len(roster))
+        self._witness = witness
         self._spare = spare
         self._sums: dict[str, Words] = {}
 
@@ -106,10 +111,10 @@ class SecureRound:
         return passed
 
     def _task(self, kind: str, site: str, facts: Mapping[str, Any]) -> Task:
-        whole = self._tasks[site]
+        whole, seen = self._tasks[site], self._witness.facts(site)
         if kind == "contribute":
-            return replace(whole, kind=kind, facts={"letters": _hex(self._session.inbox(site))})
-        return replace(whole, kind=kind, vectors={}, received={}, facts=facts)
+            return replace(whole, kind=kind, facts={"letters": _hex(self._session.inbox(site))} | seen)
+        return replace(whole, kind=kind, vectors={}, received={}, facts={**facts, **seen})
 
     def _taken(self, kind: str, arrival: Arrival, take: Callable[[str, Reply], None]) -> bool:
         """Say whether this step's reply was taken; note in the record what became of the site."""
@@ -117,6 +122,7 @@ class SecureRound:
         status, reason = arrival.status, f"{kind}: {arrival.reason}"
         if reply is not None:
             try:
+                self._witness.note(site, reply)
                 same_question(reply, replace(self._tasks[site], kind=kind))
                 take(site, reply)
             except _REFUSED as error:

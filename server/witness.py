@@ -13,9 +13,9 @@ from typing import Any
 
 from privacy.heads import BOOKS, Head, countersign, from_plain, signed
 from privacy.keys import COORDINATOR_KEY, FEDERATION, Pins, Signer, read_pins, signer
+from protocol import files
 from protocol.errors import AdmissionError, CheckpointError
 from protocol.messages import HEADS, WITNESS, Reply
-from server.book import write_atomically
 
 FILE = "witness.json"
 
@@ -24,7 +24,8 @@ class Witness:
     """The heads that the sites of a federation have signed, newest first, in one file."""
 
     def __init__(self, path: Path, key: Signer, pins: Pins) -> None:
-        self._path, self._key, self._pins = path, key, pins
+        self.pins = pins
+        self._path, self._key = path, key
         self._seen: dict[str, Any] = _read(path)
 
     def facts(self, site: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class Witness:
         Raises:
             AdmissionError: if they are not the site's, or a book of the site's has gone back.
         """
-        heads = signed(self._pins.of(site), site, reply.facts.get(HEADS))
+        heads = signed(self.pins.of(site), site, reply.facts.get(HEADS))
         if heads is None:
             raise AdmissionError(
                 f"site '{site}' does not sign where its ledger stands: compare the files of public keys"
@@ -48,7 +49,7 @@ class Witness:
         for book in BOOKS:
             _require_onward(site, book, before[book], heads[book])
         self._seen[site] = reply.facts[HEADS]
-        write_atomically(self._path, json.dumps(self._seen, indent=1))
+        files.write_text(self._path, json.dumps(self._seen, indent=1))
 
 
 def open_witness(folder: Path) -> Witness | None:

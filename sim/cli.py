@@ -12,12 +12,13 @@ from imaging.sources import SOURCES
 from models.catalogue import MODELS
 from models.objectives import OBJECTIVES
 from protocol.recipe import Recipe, load_recipe
+from server.app import sign
 from server.cli import RunName, find_run, write_report
 from server.record import Round, RunRecord, SiteRound, read_record
 from server.scores import mean_over_sites
 from sim.overlays import overlays
 from sim.phantom import write_phantom
-from sim.run import Launch, conduct, new_run, sign
+from sim.run import Launch, conduct, new_run
 from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"data": SOURCES, "model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}
@@ -75,11 +76,11 @@ def follow(folder: Path, recipe: Recipe) -> None:
     """Run with a progress bar, then print the tables and write the report."""
     console = Console()
     console.print(
-        f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.rounds} rounds, {recipe.strategy.name}"
+        f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.all_rounds} rounds, {recipe.strategy.name}"
     )
     try:
         with bar(console) as progress:
-            task = progress.add_task("meeting the sites", total=recipe.rounds)
+            task = progress.add_task("meeting the sites", total=recipe.all_rounds)
 
             def watch(number: int, news: SiteRound | Round) -> None:
                 if isinstance(news, Round):

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from protocol import files
 from protocol.recipe import Recipe, load_recipe, parse_cached, recipe_hash
 from server.app import environment
-from server.book import write_atomically
 from server.cli import RUNS, find_run, write_report
 from server.evidence import FILE, KINDS, Attack, Evidence, to_json, verdict
 from server.record import read_record
@@ -41,14 +41,14 @@ def audit(
         folder = out / f"{recipe.name}-audit"
         folder.mkdir(parents=True, exist_ok=True)
         evidence = gather(recipe, patients or PATIENTS, seed, Effort())
-        write_atomically(folder / FILE, to_json(evidence))
+        files.write_text(folder / FILE, to_json(evidence))
         typer.echo(f"audit: {folder / FILE}")
         return
     folder = find_run(out, target)
     record = read_record(folder)
     largest = max((site.patients.get("train", 0) for site in record.sites), default=0)
     evidence = gather(parse_cached(record.recipe), patients or largest or PATIENTS, seed, Effort())
-    write_atomically(folder / FILE, to_json(evidence))
+    files.write_text(folder / FILE, to_json(evidence))
     typer.echo(f"audit: {folder / FILE}\nreport: {write_report(folder)}")
 
 

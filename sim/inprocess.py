@@ -9,6 +9,7 @@ from itertools import count
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -46,6 +47,10 @@ class LocalGrid(Grid):
     def run(self) -> Run:
         """The run that this grid serves."""
         return self._run
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return every site, connected from the start."""
+        return [NodeInfo(node_id=node) for node in self._nodes]
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the node of every site."""

@@ -14,7 +14,7 @@ from client.spending import history, priced
 from imaging.sources import list_sites, read_cohort
 from privacy import accounting
 from privacy.accounting import ADJACENCY, UNIT, Event
-from privacy.keys import signer
+from privacy.keys import make_signer
 from protocol.errors import BudgetError, SettingsError
 from protocol.recipe import Recipe, load_recipe
 from sim.cli import CATALOGUES
@@ -60,6 +60,10 @@ def plan(
 ) -> None:
     """Show noise and steps at each site, and what other epsilons and numbers of rounds would need."""
     loaded = load_recipe(recipe, [*(overrides or []), f"privacy.epsilon={epsilon}"], CATALOGUES)
+    if loaded.stages:
+        raise SettingsError(
+            f"{loaded.name} has stages: `consilium site policy explain` shows what each costs"
+        )
     floor = read_policy(policy).privacy
     spent = {site: history(Path(folder)) for site, folder in map(_pair, ledger or [])}
     cohorts = {n: Cohort(count, spent.get(n, ()), floor) for n, count in _counted(loaded, data, patients)}
@@ -75,7 +79,7 @@ def plan(
 @privacy.command()
 def key(file: Annotated[Path, typer.Argument(help="a private key; made if it is not there")]) -> None:
     """Print the public half of a key, as hospitals write it under `signers` in their policy."""
-    typer.echo(signer(file).public.hex())
+    typer.echo(make_signer(file).public.hex())
 
 
 def site_table(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Table:

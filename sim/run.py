@@ -8,11 +8,9 @@ that `resume` needs nothing but the folder.
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -20,18 +18,17 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
-from client.policy import PURPOSE
 from client.settings import Settings, to_node_config
 from imaging.sources import list_sites
-from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, signer, write_pins
+from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, Pins, make_signer, write_pins
+from protocol import files
 from protocol.errors import SettingsError
-from protocol.recipe import Recipe, dump_recipe
-from server.app import SIGNATURE, build_app
-from server.book import Watch, write_atomically, write_recipe
+from protocol.recipe import Recipe
+from server.app import build_app
+from server.book import Watch, new_folder
 from sim.cluster import run_on_ray
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.processes import ProcessGrid
-from strategies.catalogue import check_summed
 
 POOLED = "pooled"
 
@@ -53,15 +50,12 @@ def new_run(recipe: Recipe, launch: Launch, out: Path) -> Path:
     if launch.engine not in ENGINES:
         msg = f"engine '{launch.engine}' is not known: choose one of {', '.join(ENGINES)}"
         raise SettingsError(msg)
-    check_summed(recipe)
     list_sites(launch.data, recipe)
     policy = str(Path(launch.policy).resolve()) if launch.policy else ""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = out.resolve() / f"{recipe.name}-{stamp}-{secrets.token_hex(2)}"
-    write_recipe(folder, recipe)
+    folder = new_folder(recipe, out)
     threads = launch.threads or os.cpu_count() or 1  # fixed now: engines agree to the last bit
     plain = {**vars(launch), "data": str(launch.data.resolve()), "threads": threads, "policy": policy}
-    write_atomically(folder / "launch.json", json.dumps(plain, indent=1))
+    files.write_text(folder / "launch.json", json.dumps(plain, indent=1))
     return folder
 
 
@@ -72,12 +66,6 @@ def conduct(folder: Path, recipe: Recipe, watch: Watch) -> None:
     sites = settings_for(folder, recipe, launch)
     config = {"folder": str(folder), "sites": len(sites), "tracking": launch.tracking}
     ENGINES[launch.engine](build_app(watch), sites, config)
-
-
-def sign(folder: Path, recipe: Recipe, key: Path) -> None:
-    """Put the signature of the folder's recipe beside it; the key is made if it is not there."""
-    signature = signer(key).sign(PURPOSE, dump_recipe(recipe).encode())
-    write_atomically(folder / SIGNATURE, signature.hex())
 
 
 def read_launch(folder: Path) -> Launch:
@@ -116,8 +104,8 @@ def introduce(folder: Path, sites: Iterable[str]) -> Path:
     """Make the key of the coordinator and of every site, once; return the file that all know them by."""
     path = folder / FEDERATION
     if not path.exists():
-        keys = {site: signer(folder / "sites" / site / SITE_KEY).public for site in sites}
-        write_pins(path, Pins(signer(folder / COORDINATOR_KEY).public, keys))
+        keys = {site: make_signer(folder / "sites" / site / SITE_KEY).public for site in sites}
+        write_pins(path, Pins(make_signer(folder / COORDINATOR_KEY).public, keys))
     return path
 
 

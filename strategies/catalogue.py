@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from protocol.errors import RecipeError
-from protocol.recipe import Recipe
 from strategies.base import Strategy
 from strategies.ditto import ditto
 from strategies.dp_fedavg import dp_fedavg
@@ -42,19 +40,3 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "scaffold": scaffold,
     "trimmed_mean": trimmed_mean,
 }
-
-SUMMED = ("ditto", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "fedper", "fedprox", "fedyogi")
-"""Those whose step needs the count-weighted owner mean and no single update."""
-
-
-def check_summed(recipe: Recipe) -> None:
-    """Raise `RecipeError` where secure aggregation is asked of a strategy that looks at single updates."""
-    if not recipe.secure.enabled:
-        return
-    if recipe.strategy.name not in SUMMED:
-        raise RecipeError(
-            f"strategy: '{recipe.strategy.name}' needs each site's own update, which secure.enabled hides: "
-            f"choose one of {', '.join(SUMMED)}, or set secure.enabled=false"
-        )
-    if recipe.strategy.options.get("weights", "count") != "count":
-        raise RecipeError("strategy.weights: only 'count' can be summed while secure.enabled hides updates")

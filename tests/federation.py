@@ -72,9 +72,13 @@ class Federation:
         self.folder = folder
         self.held = dict(held)
         self.sites: tuple[str, ...] = tuple(held)
+        self.config: dict[str, str] = {}
 
         def read(root: Path, recipe: Recipe, site: str | None) -> Cohort:
-            return self.held[str(site)]
+            whole = self.held[str(site)]
+            labels = {h: whole.cases.targets[h] for h in recipe.heads if h in whole.cases.targets}
+            labelled = {h: whole.cases.labelled[h] for h in labels}
+            return replace(whole, cases=replace(whole.cases, targets=labels, labelled=labelled))
 
         def sites(root: Path, recipe: Recipe) -> list[str]:
             return list(self.held)
@@ -103,7 +107,7 @@ class Federation:
         folder = self.folder / run
         folder.mkdir(exist_ok=True)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-        config = {"folder": str(folder), "sites": len(self.sites), "tracking": tracking}
+        config = {"folder": str(folder), "sites": len(self.sites), "tracking": tracking} | self.config
         return conduct(self.grid(run), config, watch or _deaf)
 
 

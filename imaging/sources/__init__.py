@@ -5,16 +5,18 @@ None: a hospital's own folder. Its messages say which site, what and how many, n
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from imaging.cohort import Cohort, checked, renamed
-from imaging.sources import nifti, slices, table
+from imaging.cohort import Cohort, checked, renamed, with_pretexts
+from imaging.sources import ingested, nifti, slices, table
 from protocol.errors import DataError
 from protocol.recipe import Recipe, build, check_part
 
 SOURCES: dict[str, Callable[..., Cohort]] = {
     "slices": slices.read,
     "nifti": nifti.read,
+    "ingested": ingested.read,
     "heart4": table.read_heart4,
     "tcga_brca": table.read_tcga_brca,
 }
@@ -23,6 +25,7 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
     "slices": slices.sites,
     "nifti": nifti.sites,
+    "ingested": ingested.sites,
     "heart4": table.sites_heart4,
     "tcga_brca": table.sites_tcga_brca,
 }
@@ -32,8 +35,10 @@ SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
 def read_cohort(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read what the recipe needs of `site`; `DataError` where the files do not give it."""
     _folder(root)
-    cohort: Cohort = build(SOURCES, recipe.data, "data", root=root, recipe=recipe, site=site)
-    return checked(renamed(cohort, site or root.name), recipe)
+    labels = {name: head for name, head in recipe.heads.items() if head.kind != "pretext"}
+    given = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
+    cohort: Cohort = build(SOURCES, recipe.data, "data", **given)
+    return checked(with_pretexts(renamed(cohort, site or root.name), recipe), recipe)
 
 
 def list_sites(root: Path, recipe: Recipe) -> list[str]:

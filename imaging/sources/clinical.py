@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor, tensor
 
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from protocol.errors import DataError
 
 AGE = "age_at_initial_pathologic"

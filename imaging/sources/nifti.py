@@ -28,7 +28,7 @@ from torch import Tensor
 
 from imaging.cases import SLICE, VOLUME, Found, Spacing, cut, resampled_shape, spacing_of, to_cases
 from imaging.cohort import Cohort, assemble
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from imaging.splits import split_patients
 from imaging.transforms import fitted, resized_mask
 from imaging.volume import SAME_MM

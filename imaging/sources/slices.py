@@ -33,8 +33,8 @@ from PIL import Image
 from torch import Tensor
 
 from imaging.cohort import Cohort, assemble, concatenate
+from imaging.sheets import Row, read_sheet
 from imaging.sources import clinical
-from imaging.sources.sheets import Row, read_sheet
 from imaging.splits import split_patients
 from imaging.transforms import normalised, resized, resized_mask
 from protocol.batch import Batch

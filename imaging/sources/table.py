@@ -19,11 +19,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from sklearn.model_selection import train_test_split  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from imaging.cohort import Cohort, concatenate
-from imaging.sources.sheets import Row, number, read_sheet
+from imaging.sheets import Row, number, read_sheet
 from imaging.splits import TEST, TRAIN
 from protocol.batch import Batch
 from protocol.errors import DataError
@@ -98,6 +97,10 @@ def _heart_features(row: Sequence[float]) -> list[float]:
 
 
 def _heart_split(label: Tensor) -> Tensor:
+    from sklearn.model_selection import (  # noqa: PLC0415 - a second that no other source needs
+        train_test_split,  # pyright: ignore[reportMissingTypeStubs]
+    )
+
     counts = label.bincount(minlength=2)
     split = torch.full_like(label, TEST)
     train, _ = train_test_split(

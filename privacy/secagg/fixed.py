@@ -55,8 +55,7 @@ class Grid:
         Raises `PrivacyError` for NaN and Inf, which no sum would show, and for a count that is
         not in 1 to `cases`.
         """
-        if not 1 <= count <= self.cases:
-            raise PrivacyError(f"{count} cases are not in 1 to {self.cases}: raise secure.cases")
+        require_countable(count, self.cases)
         integers, clipped = values.view(np.int32), 0
         bound = self.levels * (count / self.cases)
         scale = bound / self.clip_value
@@ -75,14 +74,30 @@ class Grid:
     def decode(self, words: Words, count: int, sites: int) -> Floats:
         """Return the mean that the sum `words` of `sites` sites stands for, in the memory of `words`.
 
-        `count`: the sum of their counts. Raises `PrivacyError` where no such sum is possible:
-        masks that were not all taken away leave random numbers.
+        `count`: the sum of their counts. Raises `PrivacyError` where no such sum is possible.
         """
-        if not sites <= count <= sites * self.cases:
-            raise PrivacyError(
-                f"a sum of {count} cases over {sites} sites cannot be: a site masked otherwise"
-            )
-        values, integers = words.view(np.float32), words.view(np.int32)
-        for start in range(0, words.size, _CHUNK):
-            values[start : start + _CHUNK] = integers[start : start + _CHUNK] * self.step(count)
-        return values
+        require_possible(count, sites, self.cases)
+        return scaled(words, self.step(count))
+
+
+def require_countable(count: int, cases: int) -> None:
+    """Raise `PrivacyError` for a count of one site that is not in 1 to `cases`."""
+    if not 1 <= count <= cases:
+        raise PrivacyError(f"{count} cases are not in 1 to {cases}: raise secure.cases")
+
+
+def require_possible(count: int, sites: int, cases: int) -> None:
+    """Raise `PrivacyError` where `sites` counts of 1 to `cases` have no such sum.
+
+    Masks that were not all taken away leave random numbers.
+    """
+    if not sites <= count <= sites * cases:
+        raise PrivacyError(f"a sum of {count} cases over {sites} sites cannot be: a site masked otherwise")
+
+
+def scaled(words: Words, step: float) -> Floats:
+    """Return `step` times the integers, signed, that `words` `(size,)` hold, in the memory of `words`."""
+    values, integers = words.view(np.float32), words.view(np.int32)
+    for start in range(0, words.size, _CHUNK):
+        values[start : start + _CHUNK] = integers[start : start + _CHUNK] * step
+    return values

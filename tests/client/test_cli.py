@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 from client.cli import POINTS, accounts, past, site
 from privacy import audit
 from privacy.accounting import Event, epsilon
-from privacy.keys import FEDERATION, SITE_KEY, Pins, signer, write_pins
+from privacy.keys import FEDERATION, SITE_KEY, Pins, make_signer, write_pins
 from privacy.ledger import FILE, Cap, reading, spending_from
 from protocol.errors import PrivacyError, SettingsError
 from server.witness import FILE as WITNESS_FILE
@@ -104,11 +104,11 @@ def test_a_log_that_was_cut_is_found_through_the_witness(north) -> None:  # noqa
 
 
 def test_the_key_is_the_folders_own_or_the_federations(tmp_path: Path) -> None:
-    audit.append(tmp_path / "north", signer(tmp_path / "north" / SITE_KEY), {})
+    audit.append(tmp_path / "north", make_signer(tmp_path / "north" / SITE_KEY), {})
     assert "1 lines" in said(run("audit", "verify", tmp_path / "north"))
     (tmp_path / "north" / SITE_KEY).unlink()
     assert "give --federation" in refused(run("audit", "verify", tmp_path / "north"))
-    stranger = signer(tmp_path / "other").public
+    stranger = make_signer(tmp_path / "other").public
     write_pins(tmp_path / FEDERATION, Pins(stranger, {"north": stranger}))
     words = ("--federation", tmp_path / FEDERATION)
     assert "this site's signature" in refused(run("audit", "verify", tmp_path / "north", *words))
@@ -118,6 +118,6 @@ def test_the_key_is_the_folders_own_or_the_federations(tmp_path: Path) -> None:
     ("text", "told"), [("{", "not a coordinator's"), ("{}", "nothing that 'x' has signed")]
 )
 def test_a_witness_that_is_none_is_said(tmp_path: Path, text: str, told: str) -> None:
-    audit.append(tmp_path / "x", signer(tmp_path / "x" / SITE_KEY), {})
+    audit.append(tmp_path / "x", make_signer(tmp_path / "x" / SITE_KEY), {})
     (tmp_path / "w.json").write_text(text)
     assert told in refused(run("audit", "verify", tmp_path / "x", "--witness", tmp_path / "w.json"))

@@ -1,5 +1,6 @@
 """The hospital's file: read with care, strict where it is silent, and asked before anything happens."""
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,12 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client import spending
 from client.policy import (
     DAYS,
     EXACT,
     HOSPITAL,
     OPEN,
-    PURPOSE,
     Counts,
     Hours,
     Policy,
@@ -27,10 +28,10 @@ from client.policy import (
     read_policy,
 )
 from client.settings import Settings
-from privacy.keys import signer
+from privacy.keys import make_signer
 from protocol.errors import PolicyError
 from protocol.messages import Task
-from protocol.recipe import dump_recipe, load_recipe, recipe_hash
+from protocol.recipe import SIGNED_FOR, dump_recipe, load_recipe, recipe_hash
 from tests.client.hospital import POLICY, RECIPE, Hospital, changed
 
 TEXT = yaml.safe_dump(dict(RECIPE))
@@ -154,17 +155,17 @@ def test_a_recipe_is_allowed_by_its_hash_and_no_other_is() -> None:
 
 
 def test_a_recipe_is_allowed_by_its_signer(tmp_path: Path) -> None:
-    board, stranger = signer(tmp_path / "board.key"), signer(tmp_path / "stranger.key")
+    board, stranger = make_signer(tmp_path / "board.key"), make_signer(tmp_path / "stranger.key")
     policy = _policy(recipes={"rules": [], "signers": [board.public.hex()]})
     canonical = dump_recipe(load_recipe(TEXT)).encode()
-    signed = board.sign(PURPOSE, canonical).hex()
+    signed = board.sign(SIGNED_FOR, canonical).hex()
     permit(policy, HERE, Task("train", "run", 1, TEXT, signature=signed))
     assert "signed by none" in _refusal(policy, changed(RECIPE, seed=43), signature=signed)
     for wrong in (
         "",
         "zz",
         "00" * 64,
-        stranger.sign(PURPOSE, canonical).hex(),
+        stranger.sign(SIGNED_FOR, canonical).hex(),
         board.sign("x", canonical).hex(),
     ):
         assert "signed by none" in _refusal(policy, signature=wrong)
@@ -186,6 +187,77 @@ def test_a_recipe_is_allowed_by_its_signer(tmp_path: Path) -> None:
 def test_a_rule_allows_what_fits_all_of_its_patterns(rule: dict[str, list[str]], *, allowed: bool) -> None:
     policy = _policy(recipes={"rules": [rule]})
     assert bool(objections(policy, TEXT)) is not allowed
+
+
+SPLIT = changed(
+    RECIPE,
+    privacy={"noise_multiplier": 1.0, "sampling_rate": 0.1},
+    secure={"enabled": True, "fewest": 5, "noise_over": 3},
+)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "refused"),
+    [
+        (None, "secure.least_colluders: null, this site counts on its own noise alone"),
+        (1, ""),
+        (2, ""),
+        (3, "3 shares in sums of 5 withstand 2 colluding sites, below secure.least_colluders 3"),
+    ],
+)
+def test_noise_that_others_add_counts_only_where_the_hospital_says_so(
+    accepted: int | None, refused: str
+) -> None:
+    policy = _policy(secure={"least_colluders": accepted})
+    reasons = objections(policy, yaml.safe_dump(SPLIT))
+    assert [refused in reason for reason in reasons] == [True] * bool(refused)
+    assert Policy().secure.least_colluders is None
+
+
+def test_a_hospital_that_wants_masked_updates_declines_others() -> None:
+    policy = _policy(secure={"required": True})
+    assert _refusal(policy) == (
+        "secure.required: secure.enabled is false, and this site sends masked updates only"
+    )
+    assert not objections(policy, yaml.safe_dump(changed(RECIPE, secure={"enabled": True})))
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "rounds": {"rounds": 10**9},
+    "steps": {"training": {"steps": 10**9}},
+    "epochs": {"training": {"steps": None, "epochs": 10**9}},
+    "a small rate": {"training": {"steps": None}, "privacy": {"sampling_rate": 1e-9}},
+    "correlated": {
+        "training": {"steps": None, "epochs": 10**9},
+        "privacy": {"mechanism": "ftrl", "sampling_rate": 0.5},
+    },
+    "plain": {"training": {"steps": None, "epochs": 10**9}, "privacy": {"epsilon": None}},
+}
+
+
+@pytest.mark.parametrize("how", LONG)
+def test_a_recipe_that_would_keep_the_machine_busy_is_refused_before_it_is_priced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Finding out what affords a billion steps is itself work: no accountant is asked."""
+    priced: list[object] = []
+    monkeypatch.setattr(spending, "calibrate", lambda *args: priced.append(args) or 1.0)
+    hospital = Hospital(tmp_path, monkeypatch, changed(POLICY, privacy={"required": False}))
+    arrival = hospital.train(changed(RECIPE, **LONG[how]))
+    assert arrival.status == "declined"
+    assert re.search(r"is above work\.largest_(rounds|steps) 10*$", arrival.reason)
+    assert not priced
+
+
+def test_without_the_limit_on_work_it_would_have_been_priced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: a policy that bounds nothing."""
+    priced: list[object] = []
+    monkeypatch.setattr(spending, "calibrate", lambda *args: priced.append(args) or 1.0)
+    hospital = Hospital(tmp_path, monkeypatch, changed(POLICY, work={"largest_rounds": None}))
+    hospital.train(changed(RECIPE, rounds=10**9))
+    assert priced
 
 
 def test_all_reasons_are_told_at_once() -> None:

@@ -93,3 +93,12 @@ def test_a_new_policy_is_the_shipped_one_and_overwrites_nothing(tmp_path: Path) 
     assert CliRunner().invoke(site, ["policy", "new", str(path)]).exit_code == 0
     assert path.read_text() == HOSPITAL.read_text()
     assert isinstance(CliRunner().invoke(site, ["policy", "new", str(path)]).exception, SettingsError)
+
+
+def test_noise_that_others_add_is_shown_with_what_is_left_without_them(hospital: Hospital) -> None:
+    hospital.rule(changed(POLICY, secure={"least_colluders": 1}))
+    words = ["secure.enabled=true", "secure.noise_over=2", "privacy.noise_multiplier=2", "rounds=2"]
+    text = _asked(hospital, "explain", *words, "privacy.sampling_rate=1", "--patients", "36").output
+    alone = epsilon([Event(2.0 / 2**0.5, 1.0, 2)], 1e-3)
+    assert f"epsilon of the run, no other site honest │ {alone:.3f}" in " ".join(text.split())
+    assert "accounted: in sums of at least 2 honest sites" in text

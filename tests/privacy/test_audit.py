@@ -12,7 +12,7 @@ import pytest
 
 from privacy import audit
 from privacy.heads import Head
-from privacy.keys import Signer, signer
+from privacy.keys import Signer, make_signer
 from protocol.errors import PrivacyError, SettingsError
 
 LINES = 4
@@ -20,7 +20,7 @@ LINES = 4
 
 @pytest.fixture
 def key(tmp_path: Path) -> Signer:
-    return signer(tmp_path / "site.key")
+    return make_signer(tmp_path / "site.key")
 
 
 def entry(number: int) -> dict[str, object]:
@@ -136,7 +136,7 @@ def test_a_log_rewritten_with_the_sites_own_key_is_found_through_the_witness(
 
 
 def test_another_key_signs_no_line_of_this_log(log: Path, key: Signer, tmp_path: Path) -> None:
-    stranger = signer(tmp_path / "stranger.key")
+    stranger = make_signer(tmp_path / "stranger.key")
     text, _head, _lines = whole(log)
     assert found(stranger, text)
     audit.append(log, stranger, entry(9))
@@ -220,11 +220,11 @@ def test_a_disk_that_fails_is_said(log: Path, key: Signer, monkeypatch: pytest.M
 
 def _append_many(folder: Path, key: Path) -> None:
     for number in range(30):
-        audit.append(folder, signer(key), entry(number))
+        audit.append(folder, make_signer(key), entry(number))
 
 
 def test_two_processes_write_one_log(tmp_path: Path) -> None:
-    public = signer(tmp_path / "k").public
+    public = make_signer(tmp_path / "k").public
     workers = [
         get_context("fork").Process(target=_append_many, args=(tmp_path, tmp_path / "k")) for _ in "ab"
     ]

@@ -16,20 +16,20 @@ from privacy.heads import (
     sign,
     signed,
 )
-from privacy.keys import signer
+from privacy.keys import make_signer
 
 HEADS = {"ledger": Head(3, "ab"), "audit": Head(7, "cd")}
 
 
 def test_a_word_is_read_as_it_was_given(tmp_path: Path) -> None:
-    site, coordinator = signer(tmp_path / "site"), signer(tmp_path / "coordinator")
+    site, coordinator = make_signer(tmp_path / "site"), make_signer(tmp_path / "coordinator")
     assert from_plain(plain(HEADS)) == HEADS
     assert signed(site.public, "north", sign(site, "north", HEADS)) == HEADS
     assert countersigned(coordinator.public, "north", countersign(coordinator, "north", HEADS)) == HEADS
 
 
 def test_a_word_is_no_other_sites_no_other_keys_and_not_the_other_sides(tmp_path: Path) -> None:
-    site, other = signer(tmp_path / "site"), signer(tmp_path / "other")
+    site, other = make_signer(tmp_path / "site"), make_signer(tmp_path / "other")
     word = sign(site, "north", HEADS)
     assert signed(site.public, "south", word) is None
     assert signed(other.public, "north", word) is None
@@ -57,7 +57,7 @@ def test_a_word_is_no_other_sites_no_other_keys_and_not_the_other_sides(tmp_path
     ],
 )
 def test_what_is_no_word_is_none(tmp_path: Path, word: Any) -> None:
-    assert signed(signer(tmp_path / "site").public, "north", word) is None
+    assert signed(make_signer(tmp_path / "site").public, "north", word) is None
 
 
 def test_a_chain_depends_on_every_entry_and_their_order() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from privacy import membership
 from privacy.certificates import NodeKey, node_key
-from privacy.keys import Signer, signer
+from privacy.keys import Signer, make_signer
 from privacy.membership import (
     LASTS,
     Membership,
@@ -32,9 +32,9 @@ class Keys:
     """A site's two keys and the coordinator's."""
 
     def __init__(self, folder: Path) -> None:
-        self.site: Signer = signer(folder / "site.key")
+        self.site: Signer = make_signer(folder / "site.key")
         self.auth: NodeKey = node_key(folder / "auth.key")
-        self.coordinator: Signer = signer(folder / "coordinator.key")
+        self.coordinator: Signer = make_signer(folder / "coordinator.key")
 
     @property
     def request(self) -> Request:

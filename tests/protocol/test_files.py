@@ -46,3 +46,10 @@ def test_what_is_there_is_not_created_again(tmp_path: Path) -> None:
 
 def _full(_handle: int) -> None:
     raise OSError(28, "no space left on device")
+
+
+def test_text_is_utf_8_and_for_others_too(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "new" / "report", "\u03b5 = 3\n")
+
+    assert (tmp_path / "new" / "report").read_bytes() == b"\xce\xb5 = 3\n"
+    assert (tmp_path / "new" / "report").stat().st_mode & 0o777 == files.PUBLIC

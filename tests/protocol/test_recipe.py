@@ -157,7 +157,7 @@ def test_every_field_is_in_the_canonical_text_in_the_schema_s_order() -> None:
     """Sites see defaults as they were when the run began, not as their own version has them."""
     plain: Any = yaml.safe_load(dump_recipe(load_recipe(TEXT)))
 
-    assert list(plain) == [each.name for each in fields(Recipe)]
+    assert list(plain) == [each.name for each in fields(Recipe) if each.name != "stages"]
     for section in (Training(), Privacy(), Roster(), Evaluation()):
         written = plain[type(section).__name__.lower()]
         assert list(written.items()) == [(key, _listed(value)) for key, value in vars(section).items()]
@@ -382,3 +382,47 @@ def test_a_part_in_its_short_form_is_the_same_part() -> None:
         == Part.from_plain({"name": "x"}, "data")
         == Part("x", MappingProxyType({}))
     )
+
+
+SECURE = ["strategy=fedavg", "secure.enabled=true"]
+SPLIT = [
+    *SECURE,
+    "secure.noise_over=2",
+    "privacy.epsilon=8",
+    "privacy.noise_multiplier=1",
+    "privacy.sampling_rate=0.1",
+    "training.steps=1",
+]
+
+
+@pytest.mark.parametrize("weights", ["uniform", "zero_fill"])
+def test_weights_that_need_single_updates_are_refused_where_a_sum_hides_them(weights: str) -> None:
+    with pytest.raises(RecipeError, match=r"^strategy\.weights: only 'count'"):
+        load_recipe(TEXT, [*SECURE, f"strategy.weights={weights}"])
+    load_recipe(TEXT, ["strategy=fedavg", f"strategy.weights={weights}"])
+
+
+SPLIT_WRONGLY = [
+    ("secure.enabled=false", "secure.noise_over: splits the noise of a sum over sites"),
+    ("secure.noise_over=3", "secure.noise_over: each site sees the model and knows its own share; raise"),
+    ("secure.noise_over=1", "secure.noise_over: expected a whole number in 2 to 100, found 1"),
+    ("privacy.epsilon=null", "privacy.epsilon: all sites must split one noise"),
+    ("privacy.noise_multiplier=null", "privacy.noise_multiplier: all sites must split one noise"),
+    ("privacy.sampling_rate=null", "privacy.sampling_rate: all sites must split one noise"),
+    ("privacy.mechanism=ftrl", "privacy.mechanism: correlated noise is each site's own"),
+    ("training.steps=null", "training.steps: noise in each of several local steps is not noise on a sum"),
+    ("training.steps=2", "training.steps: noise in each of several local steps is not noise on a sum"),
+    ("training.optimizer=adam", "training.optimizer: with secure.noise_over sites sum gradients"),
+    ("training.momentum=0.9", "training.optimizer: with secure.noise_over sites sum gradients"),
+    ("training.weight_decay=0.1", "training.optimizer: with secure.noise_over sites sum gradients"),
+    ("strategy=fedprox", "strategy: with secure.noise_over sites sum gradients"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), SPLIT_WRONGLY)
+def test_noise_is_split_only_where_the_sum_is_one_gaussian_mechanism(override: str, message: str) -> None:
+    assert load_recipe(TEXT, SPLIT).secure.noise_over == 2
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TEXT, [*SPLIT, override])
+
+    assert str(caught.value).startswith(message)

@@ -13,11 +13,13 @@ from client.site import Site
 from client.training import train as honest_train
 from models.catalogue import build_model, build_objectives
 from models.objectives import total_loss
-from protocol.errors import CheckpointError, DataError, QuorumError
+from protocol.claim import claim
+from protocol.errors import CheckpointError, DataError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Evaluation, Part, Privacy, Recipe, Roster, Training
 from protocol.update import Vectors
 from server import checkpoint
+from server.app import CONDUCTOR, LOG, logged, note
 from server.book import unflatten
 from server.record import Round, SiteRound, read_record
 from tests.federation import SITES, Federation, cohort, cohorts, recipe
@@ -401,3 +403,39 @@ def test_a_modality_of_too_few_patients_is_not_asked_for_and_coarse_counts_are_t
     assert "modality:flair" not in sent["west"]
     assert all(site.cases % 5 == 0 for site in record.rounds[0].sites)
     assert all(count % 5 == 0 for site in record.sites for count in site.patterns.values())
+
+
+def test_a_site_that_trains_a_group_of_one_patient_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.site.contributed", lambda cohort, least: cohort)
+    with pytest.raises(AssertionError):
+        test_a_modality_of_too_few_patients_is_not_asked_for_and_coarse_counts_are_the_weights(
+            tmp_path, monkeypatch
+        )
+
+
+def test_a_run_that_is_conducted_is_not_conducted_twice(federation: Federation) -> None:
+    folder = federation.folder / "run"
+    with claim(folder / CONDUCTOR), pytest.raises(SettingsError, match="is at work here: stop it first"):
+        federation.run(recipe())
+    assert not (folder / "record.json").exists()
+
+
+def test_a_run_that_nobody_watches_says_into_its_log_how_it_goes_and_why_it_ends(tmp_path: Path) -> None:
+
+    @logged(tmp_path)
+    def run() -> None:
+        note(1, SiteRound("north", "late", "no reply within 5 s"))
+        note(1, SiteRound("south", "accepted"))
+        note(1, Round(1, (SiteRound("north", "late"), SiteRound("south", "accepted"))))
+        raise QuorumError("too few")
+
+    with pytest.raises(QuorumError):
+        run()
+    said = [line.split(" ", 2)[2] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert said == [
+        "round 1: north late: no reply within 5 s",
+        "round 1 ended: 1 of 2 sites accepted",
+        "ended early: QuorumError: too few",
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from client.home import SiteHome
 from privacy.certificates import SERVER_LASTS, make_authority
-from privacy.keys import Pins, signer, write_pins
+from privacy.keys import Pins, make_signer, write_pins
 from protocol.checks import Check
 from server import doctor
 from server.doctor import examine
@@ -62,7 +62,7 @@ BROKEN: dict[str, tuple[Callable[[CoordinatorHome], object], str]] = {
     "a key that is gone": (lambda home: home.server_key.unlink(), "server.key"),
     "no public keys": (lambda home: home.pins.unlink(), "federation.json"),
     "another coordinator": (
-        lambda home: write_pins(home.pins, Pins(signer(home.folder / "x.key").public, {})),
+        lambda home: write_pins(home.pins, Pins(make_signer(home.folder / "x.key").public, {})),
         "federation.json",
     ),
     "another CA": (_another_ca, "server's key"),

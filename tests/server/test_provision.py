@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from privacy.certificates import belongs, issued_by, read_certificate
-from privacy.keys import read_pins, signer
+from privacy.keys import make_signer, read_pins
 from protocol.errors import SettingsError, TrustError
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
@@ -30,10 +30,10 @@ def test_the_parts_fit_together(tmp_path: Path) -> None:
     assert issued_by(home.server_certificate, home.ca)
     assert belongs(home.server_key, home.server_certificate)
     assert read_certificate(home.server_certificate).hosts == ("10.0.0.7", "127.0.0.1")
-    assert read_pins(home.pins).coordinator == signer(home.key).public
+    assert read_pins(home.pins).coordinator == make_signer(home.key).public
     kit = kit_of(home, "north")
     assert (kit.authority, kit.facts.server) == (home.ca.read_bytes(), "10.0.0.7:25999")
-    assert kit.facts.coordinator == signer(home.key).public.hex()
+    assert kit.facts.coordinator == make_signer(home.key).public.hex()
 
 
 def test_what_is_secret_is_its_owner_s_alone(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_coordinator_s_key_that_is_lost_is_not_made_again(tmp_path: Path) -> N
     with pytest.raises(SettingsError, match=r"coordinator\.key is not there"):
         provision(home)
     assert not home.key.exists()
-    signer(home.key)
+    make_signer(home.key)
     with pytest.raises(TrustError, match="names another key"):
         provision(home)
 

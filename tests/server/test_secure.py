@@ -10,15 +10,16 @@ import torch
 from client import secure as client_secure
 from client.app import ANSWERS
 from client.site import Site
+from privacy import audit
 from privacy.secagg.fixed import Grid
-from protocol.errors import PrivacyError, QuorumError, RecipeError
-from protocol.messages import Reply, Task
+from protocol.errors import PrivacyError, QuorumError, SettingsError
+from protocol.messages import WITNESS, Reply, Task
 from protocol.recipe import Part, Privacy, Roster, Secure, Training
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import unflatten
 from server.record import Round, SiteRound
-from strategies.catalogue import STRATEGIES, SUMMED, check_summed
+from server.witness import open_witness
 from tests.federation import recipe
 from tests.secure import PATIENTS, SecureFederation, dying, secure_recipe
 
@@ -270,16 +271,52 @@ def test_a_site_whose_update_is_nan_says_so_and_stays_out(
     assert all(bool(torch.isfinite(v).all()) for v in _final(federation).values())
 
 
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - set(SUMMED)))
-def test_a_strategy_that_looks_at_single_updates_is_refused(
-    federation: SecureFederation, strategy: str
+def test_every_step_of_a_secure_round_is_witnessed(
+    federation: SecureFederation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RecipeError, match=rf"^strategy: '{strategy}' needs each site's own update"):
-        federation.run(secure_recipe(strategy=Part(strategy)))
+    """A site that puts an older log in place between two steps is found in the next one, by both sides."""
+    record = federation.run(secure_recipe(rounds=2), watch=_cut_log_of_south(federation))
+    north = federation.settings("run", "north")
+    kinds = [entry["asked"]["kind"] for entry in audit.read(north.books)]
+    assert kinds == ["describe", *[*STEPS, "evaluate"] * 2, "evaluate"]
+    witness = open_witness(federation.folder / "run")
+    assert witness is not None
+    assert witness.facts("north")[WITNESS]["audit"][0] == len(kinds)
+    (south,) = (site for site in record.rounds[1].sites if site.site == "south")
+    assert south.status == "failed"
+    assert south.reason.startswith("advertise: PrivacyError: the audit here lacks entry")
 
 
-@pytest.mark.parametrize("weights", ["uniform", "zero_fill"])
-def test_weights_that_need_single_updates_are_refused(weights: str) -> None:
-    with pytest.raises(RecipeError, match=r"^strategy\.weights: only 'count'"):
-        check_summed(secure_recipe(strategy=Part("fedavg", {"weights": weights})))
-    check_summed(recipe(strategy=Part("fedavg", {"weights": weights})))
+@pytest.mark.parametrize("step", ["share", *_slow("contribute", "agree", "reveal")])
+def test_a_log_that_goes_back_between_two_steps_takes_the_site_out_of_the_round(
+    federation: SecureFederation, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whoever asks for the step: a site that does not look is refused by the coordinator."""
+    honest = ANSWERS[step]
+    books = federation.settings("run", "south").books
+
+    def forgetful(site: Site, task: Task) -> Reply:
+        if site.settings.site == "south":
+            (books / audit.FILE).unlink()
+        return honest(site, task)
+
+    monkeypatch.setitem(ANSWERS, step, forgetful)
+    record = federation.run(secure_recipe())
+    (south,) = (site for site in record.rounds[0].sites if site.site == "south")
+    assert south.reason.startswith(f"{step}: AdmissionError: the audit of site 'south' went back from entry")
+
+
+def _cut_log_of_south(federation: SecureFederation) -> Callable[[int, SiteRound | Round], None]:
+    def cut(number: int, news: SiteRound | Round) -> None:
+        if isinstance(news, Round) and number == 1:
+            (federation.settings("run", "south").books / audit.FILE).unlink()
+
+    return cut
+
+
+def test_without_the_sites_keys_no_round_is_secure(federation: SecureFederation) -> None:
+    federation.settings("run", "north")
+    (federation.folder / "empty").mkdir()
+    federation.config = {"coordinator": str(federation.folder / "empty")}
+    with pytest.raises(SettingsError, match="no file of the federation's keys"):
+        federation.run(secure_recipe())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from privacy.heads import Head, Heads, countersigned, sign
-from privacy.keys import COORDINATOR_KEY, FEDERATION, Pins, Signer, signer, write_pins
+from privacy.keys import COORDINATOR_KEY, FEDERATION, Pins, Signer, make_signer, write_pins
 from protocol.errors import AdmissionError, CheckpointError
 from protocol.messages import HEADS, WITNESS, Reply
 from server.witness import FILE, Witness, open_witness
@@ -13,8 +13,10 @@ from server.witness import FILE, Witness, open_witness
 
 @pytest.fixture
 def north(tmp_path: Path) -> Signer:
-    key = signer(tmp_path / "north.key")
-    write_pins(tmp_path / FEDERATION, Pins(signer(tmp_path / COORDINATOR_KEY).public, {"north": key.public}))
+    key = make_signer(tmp_path / "north.key")
+    write_pins(
+        tmp_path / FEDERATION, Pins(make_signer(tmp_path / COORDINATOR_KEY).public, {"north": key.public})
+    )
     return key
 
 
@@ -41,7 +43,7 @@ def test_what_was_noted_goes_back_countersigned_also_after_a_restart(tmp_path: P
     opened(tmp_path).note("north", reply(north, heads(3, 7)))
     opened(tmp_path).note("north", reply(north, heads(3, 8)))
     word = opened(tmp_path).facts("north")[WITNESS]
-    coordinator = signer(tmp_path / COORDINATOR_KEY).public
+    coordinator = make_signer(tmp_path / COORDINATOR_KEY).public
     assert countersigned(coordinator, "north", word) == heads(3, 8)
     assert countersigned(coordinator, "south", word) is None
 
@@ -66,7 +68,7 @@ def test_a_site_that_went_back_is_refused_and_the_newest_head_stays(
 
 
 def test_nobody_speaks_for_a_site(tmp_path: Path, north: Signer) -> None:
-    stranger = signer(tmp_path / "stranger.key")
+    stranger = make_signer(tmp_path / "stranger.key")
     for wrong in (
         reply(stranger, heads(1, 1)),
         reply(north, heads(1, 1), "south"),

@@ -40,7 +40,7 @@ class KillingGrid(ProcessGrid):
         for message in messages:
             task = unpack_task(message)
             if self.deaths.get(task.round) == (task.kind, message.metadata.dst_node_id):
-                worker = self._workers[message.metadata.dst_node_id - 2]
+                worker = self.workers[message.metadata.dst_node_id].process
                 worker.kill()
                 worker.join()
         return list(super().push_messages(messages))
@@ -66,4 +66,4 @@ def test_killed_sites_are_in_the_sum_or_not_and_too_many_end_the_run(tmp_path: P
         ["failed", *["accepted"] * 4],
         ["failed", *["accepted"] * 4],
     ]
-    assert not any(worker.is_alive() for worker in grid._workers)
+    assert not any(worker.process.is_alive() for worker in grid.workers.values())

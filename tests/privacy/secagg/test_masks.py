@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import ECB
@@ -37,8 +38,10 @@ def test_a_shift_is_the_plain_sum(plus: list[bytes], minus: list[bytes], size: i
     assert words.tolist() == [value % MODULUS for value in wanted]
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, masks._CHUNK - 1, masks._CHUNK, masks._CHUNK + 1, 3 * masks._CHUNK + 7])
-def test_chunks_leave_no_seam(size: int) -> None:
+def test_chunks_and_threads_leave_no_seam(size: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     key, words = os.urandom(32), np.zeros(size, np.uint32)
     shift(0, words, [key], [])
     assert np.array_equal(words, _plainly(key, size)[1])

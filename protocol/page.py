@@ -129,6 +129,7 @@ figcaption { font-size: 13px; margin-top: 4px; }
 .callout { border-left: 4px solid #b26a00; background: #fff6e6; padding: 10px 16px;
   border-radius: 0 6px 6px 0; max-width: 82ch; }
 details { margin: 8px 0; }
+td details { margin: 0; }
 summary { cursor: pointer; color: var(--blue); }
 a { color: var(--blue); }
 dt { font-weight: 600; margin-top: 8px; }

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from server.page import Markup, join, tag
+from protocol.page import Markup, join, tag
 
 COLOURS = ("#0072b2", "#d55e00", "#008a64", "#b05a8c", "#a86f00", "#3a3fa8", "#2a8fb8", "#6b6b6b")
 DASHES = ("none", "7 3", "2 3", "9 3 2 3", "none", "7 3", "2 3", "9 3 2 3")

@@ -7,6 +7,8 @@ from pathlib import Path
 from protocol.errors import DataError
 
 Row = dict[str, str]
+PATIENT = "patient"
+"""The column that says whose row it is."""
 
 
 def read_sheet(path: Path, columns: Sequence[str]) -> list[Row]:

@@ -1,0 +1,83 @@
+"""The site's working process: imports, data and model stay warm between tasks.
+
+    keeper of the worker --objection, message--> worker --reply--> keeper
+
+Torch and its companions take seconds and half a gigabyte to import, and secure aggregation keeps its
+secrets in memory for the length of a round (`client.secure`): so the process that works is one that
+stays. It is a process of its own because what it does may end it, for lack of memory, say; whoever keeps it
+then answers in its place and starts another.
+"""
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+
+from flwr.app import Error, Message
+
+from client.settings import Settings
+from protocol.errors import WireError
+from protocol.leash import die_with
+from protocol.messages import message_from_bytes, message_to_bytes
+
+DIED, UNREADABLE = 1, 2
+STOP_S = 5.0
+
+
+class Worker:
+    """One such process, and the pipe to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(theirs, settings, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def send(self, message: Message, objection: str = "") -> None:
+        """Hand over a message; with an `objection` it is answered by that and nothing is done.
+
+        Raises `OSError` for a process that has died.
+        """
+        self._pipe.send_bytes(objection.encode())
+        self._pipe.send_bytes(message_to_bytes(message))
+
+    def has_answered(self, seconds: float = 0.0) -> bool:
+        """Say whether `receive` would return at once, after waiting at most `seconds`."""
+        return self._pipe.poll(seconds)
+
+    def receive(self) -> Message:
+        """Return the next reply; `EOFError` or `OSError` for a process that has died."""
+        return message_from_bytes(self._pipe.recv_bytes())
+
+    def close(self) -> None:
+        """End the process: first politely, then by SIGKILL."""
+        self._pipe.close()
+        self.process.join(STOP_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def died(asked: Message) -> Message:
+    """Return the reply in place of a process that can give none."""
+    return Message(Error(DIED, "the site's process died: see its log"), reply_to=asked)
+
+
+def serve(pipe: Connection, settings: Settings, parent: int) -> None:
+    """Answer messages from `pipe` until it closes, or `parent` ends. Runs in the worker."""
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's to handle
+    from client.app import answer, refuse  # noqa: PLC0415 - heavy imports belong to the worker
+
+    while True:
+        try:
+            objection = pipe.recv_bytes().decode()
+            message = message_from_bytes(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            reply = refuse(message, settings, objection) if objection else answer(message, settings)
+        except WireError as error:
+            reply = Message(Error(UNREADABLE, str(error)), reply_to=message)
+        pipe.send_bytes(message_to_bytes(reply))

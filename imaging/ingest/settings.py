@@ -1,0 +1,117 @@
+"""`ingest.yaml`: how a site's scans are brought to one form. Everything has a default.
+
+    reference: [t1c, t1, flair, t2, ct]   # a patient's first of these gives the grid for the others
+    spacing_mm: [1, 1, 1]                 # of that grid; null: as it was scanned
+    register: true                        # rigidly to the reference; false: by the scanner's own coordinates
+    crop: true                            # to what is brighter than the mean, and `margin_mm` around it
+    margin_mm: 10
+    modalities: [flair, t1, t1c, t2]      # take these and no other; empty: every scan that is recognised
+    masks: [tumour]                       # names of NIfTI files that are label maps
+    names: {t1ce: t1c, seg: tumour}       # what NIfTI files are called here -> what they are
+    tables: [labels, ehr, report]         # names of CSV files to take
+    levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
+    terms: {text: {oedema: [oedema, edema]}}   # a column of free text -> which of these it holds
+    slices_mm: [0.5, 0.5, 5]              # of image slices, which bear no text; null: they are not taken
+    require: [t1, tumour]                 # a patient who lacks one of these is not in the cohort
+    least_slices: 1                       # a DICOM series of fewer is put aside
+    rules: modalities.yaml                # the site's own rules for recognising series, beside this file
+
+A change of settings builds every patient anew, from the copies that are there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from imaging.modality import Rules, shipped_rules, site_rules
+from protocol.errors import RecipeError, SettingsError
+from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
+from protocol.typed import record
+
+FORMAT = 1
+"""Of what is built: another number makes every patient anew."""
+
+Terms = Mapping[Title, tuple[str, ...]]
+"""Name -> the words that count as it, in whatever languages and spellings, upper or lower case."""
+
+WORDS = "levels", "terms"
+NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
+NIFTI_NAMES = {
+    "t1w": "t1",
+    "t1n": "t1",
+    "t1ce": "t1c",
+    "t1gd": "t1c",
+    "t2w": "t2",
+    "t2f": "flair",
+    "seg": "tumour",
+}
+"""How BIDS and BraTS call what is called otherwise here."""
+
+
+@dataclass(frozen=True)
+class IngestSettings:
+    """What stands in the file, see the module."""
+
+    reference: tuple[Title, ...] = ("t1c", "t1", "flair", "t2", "ct")
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    register: bool = False
+    crop: bool = True
+    margin_mm: NotNegative = 10.0
+    modalities: tuple[Title, ...] = ()
+    masks: tuple[Title, ...] = ("tumour",)
+    names: Mapping[str, Title] = field(default_factory=lambda: NIFTI_NAMES)
+    tables: tuple[Title, ...] = ("labels",)
+    levels: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
+    terms: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
+    slices_mm: tuple[Positive, Positive, Positive] | None = None
+    require: tuple[Title, ...] = ()
+    least_slices: Count = 1
+    rules: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How scans become a cohort: the settings, and the rules that recognise a series."""
+
+    settings: IngestSettings
+    rules: Rules
+
+    def wants(self, modality: str) -> bool:
+        """Tell whether a series that was recognised as `modality` is to be in the cohort."""
+        return modality in (self.settings.modalities or self.names - NO_SCANS)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All modalities that can be told."""
+        told = {name for rule in self.rules.evidence for name in rule.speaks_for}
+        return frozenset(told | {rule.modality for rule in self.rules.first} | {*self.settings.modalities})
+
+    def plain(self) -> dict[str, object]:
+        """Return the settings as plain data, with what else a cohort depends on."""
+        rules = hashlib.sha256(repr(self.rules).encode()).hexdigest()
+        return {**asdict(self.settings), "rules": rules, "format": FORMAT}
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of `plain`."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+
+def read_method(path: Path | None) -> Method:
+    """Read the settings, and the rules that they name; the defaults where there is no file.
+
+    Raises:
+        SettingsError: names the key that is wrong.
+    """
+    if path is None:
+        return Method(IngestSettings(), shipped_rules())
+    try:
+        settings: IngestSettings = record(read_plain(path, "settings"), IngestSettings, "")
+    except (OSError, UnicodeDecodeError, RecipeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    words = {key: {name: dict(terms) for name, terms in getattr(settings, key).items()} for key in WORDS}
+    settings = replace(settings, names=dict(settings.names), **words)  # read-only ones cannot be copied
+    rules = site_rules(path.parent / settings.rules) if settings.rules else shipped_rules()
+    return Method(settings, rules)

@@ -1,0 +1,29 @@
+"""One federation of real processes, and one image, for all of these tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.federation import SITES, Federation, free_port
+from tests.deploy.link import Link
+from tests.deploy.podman import build
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """Server, north and south, at work."""
+    port = free_port()
+    with Link(port) as link:
+        found = Federation(tmp_path_factory.mktemp("federation"), port, link).found()
+        found.start("server", *SITES)
+        try:
+            found.until_connected(*SITES)
+            yield found
+        finally:
+            found.stop()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The image's name."""
+    return build()

@@ -1,0 +1,48 @@
+"""Who is not let in, and who is put out; the others go on."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from privacy.audit import read
+from server.enrol import revoke
+from server.federation import add_site, new_federation
+from server.home import CoordinatorHome
+from server.provision import provision
+from tests.deploy.federation import ROOT, Federation
+
+pytestmark = pytest.mark.deploy
+
+
+def test_another_authority_is_refused_and_a_revoked_site_is_put_out(federation: Federation) -> None:
+    home, west = federation.coordinator, federation.site("west")
+    add_site(home.federation, "west", "")
+    provision(home)
+    federation.join("west", federation.folder / "data" / "site_1")
+    ours = west.ca.read_bytes()
+
+    stranger = CoordinatorHome(federation.folder / "stranger")
+    new_federation(stranger.federation, "brain", "127.0.0.1", federation.port)
+    provision(stranger)
+    shutil.copy(stranger.ca, west.ca)
+    words = [sys.executable, "-m", "consilium", "site", "start", "--home", str(west.folder)]
+    refused = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 46
+    assert "not of this federation's CA" in refused.stderr
+    (entry,) = read(west.ledger)
+    assert (entry["asked"]["kind"], entry["decided"]) == ("connect", "refused")
+
+    west.ca.write_bytes(ours)
+    federation.start("west")
+    federation.until_connected("north", "south", "west")
+    revoke(home, "west")
+    federation.until_connected("north", "south")
+    log = west.logs / "supernode.log"
+    federation.until(lambda: "ended with" in log.read_text(), "west's SuperNode was sent away")
+    federation.stop("west")
+
+    run = federation.begin("rounds=1")
+    federation.until_finished(run)
+    assert federation.connected() == {"north", "south"}
