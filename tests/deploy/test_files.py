@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def test_compose_files_are_valid_by_the_specification(tmp_path: Path) -> None:
 
 
 def _by_schema(*files: str) -> int:
-    words = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", *files]
+    checker = str(Path(sys.executable).with_name("check-jsonschema"))
+    words = [checker, "--builtin-schema", "vendor.compose-spec", *files]
     return subprocess.run(words, capture_output=True, check=False).returncode
 
 
