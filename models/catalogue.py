@@ -16,6 +16,7 @@ from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.mm_cascade import mm_cascade
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
@@ -27,6 +28,7 @@ MODELS: Catalogue = {
     "bm_mae": bm_mae,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
+    "mm_cascade": mm_cascade,
     "parallel_unet": parallel_unet,
     "table_linear": table_linear,
     "table_mlp": table_mlp,

@@ -1,10 +1,12 @@
-"""Which modalities are images or tables, and from one table to a vector."""
+"""Which modalities are images or tables, from a table to a vector, and from an image to a map."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from models.masking import Seen
+from models.unet import CONVOLUTION, Plan, norm, require_dims
 from protocol.groups import modality_group
 from protocol.recipe import Modality
 
@@ -17,6 +19,30 @@ def images_of(modalities: Mapping[str, Modality]) -> tuple[str, ...]:
 def tables_of(modalities: Mapping[str, Modality]) -> tuple[str, ...]:
     """Return the names of the tables, in the recipe's order."""
     return tuple(name for name, modality in modalities.items() if modality.kind == "table")
+
+
+class Strided(nn.Sequential):
+    """`(B, 1, X, Y[, Z])` -> a map of `channels[-1]`, halving the image at each level.
+
+    Strided 3x3 convolutions, each with GroupNorm and ReLU (Springenberg et al., ICLR 2015).
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Build a level for each of the plan's channels."""
+        layer = CONVOLUTION[plan.dims]
+        levels = [
+            nn.Sequential(
+                layer(before, after, 3, stride=2, padding=1, bias=False), norm(after, plan.groups), nn.ReLU()
+            )
+            for before, after in pairwise((1, *plan.channels))
+        ]
+        super().__init__(*levels)
+        self.plan = plan
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the last level's map."""
+        require_dims(x, self.plan)
+        return super().forward(x)
 
 
 def table_encoders(modalities: Mapping[str, Modality], size: int) -> nn.ModuleDict:

@@ -12,9 +12,12 @@ Only the first kind can be clipped patient by patient, so only it trains private
 and a head's loss is the mean over the cases that have its label, times the head's weight.
 Nothing is normalised over the batch inside (class weights, a Dice pooled over cases): that
 would couple the cases and break the privacy guarantee silently.
+
+While it trains, a model may predict a head several times, from less than all it has seen (`exits`):
+outputs `grade+1`, `grade+2` beside `grade`, each with the head's own loss.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,8 +61,9 @@ def case_losses(
         refuse_coupling(name, head, objectives[name])
         has, target = batch.labelled[name], batch.targets[name]
         known = torch.where(rows(has, target), target, 0)
-        losses = torch.where(has, objectives[name].function(outputs[name], known), 0.0)
-        total = total + head.weight * losses
+        for logits in exits(outputs, name):
+            losses = torch.where(has, objectives[name].function(logits, known), 0.0)
+            total = total + head.weight * losses
     return total
 
 
@@ -73,13 +77,19 @@ def total_loss(
     total = torch.zeros((), device=batch.present.device)
     for name, head in heads.items():
         has = batch.labelled[name]
-        logits, target = outputs[name], batch.targets[name]
-        if not has.all():
-            logits, target = logits[has], target[has]
-        # An empty sum is 0 and still has a gradient, a mean over nothing would be NaN.
-        loss = objectives[name].function(logits, target).mean() if len(logits) else logits.sum()
-        total = total + head.weight * loss
+        known = batch.targets[name] if has.all() else batch.targets[name][has]
+        for output in exits(outputs, name):
+            logits = output if has.all() else output[has]
+            # An empty sum is 0 and still has a gradient, a mean over nothing would be NaN.
+            loss = objectives[name].function(logits, known).mean() if len(logits) else logits.sum()
+            total = total + head.weight * loss
     return total
+
+
+def exits(outputs: Mapping[str, Tensor], head: str) -> Iterator[Tensor]:
+    """Yield all outputs of a head: its own, then those of a model's earlier exits."""
+    yield outputs[head]
+    yield from (logits for name, logits in outputs.items() if name.startswith(f"{head}+"))
 
 
 def dice(*, smooth: Positive = 1.0) -> Objective:

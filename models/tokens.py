@@ -3,7 +3,7 @@
     patches        (B, 1, X, Y[, Z])  ->  (B, N, voxels of a patch)     what a patch holds
     Tokenizer      (B, 1, X, Y[, Z])  ->  (B, N, D)                     what a patch becomes
     Block          (B, L, D)          ->  (B, L, D)                     pre-norm, self-attention
-    CrossBlock     (B, K, D), (B, L, D)  ->  (B, K, D)                  the first reads the second
+    CrossBlock     (B, K, D), (B, L, D)  ->  (B, K, D)        first the one reads the other
 
 Blocks are those of ViT (Dosovitskiy et al., ICLR 2021) without dropout. Who may be read is a mask,
 bool `(B, L)`: a token that is hidden or absent gets weight zero, so its content changes nothing.
@@ -132,3 +132,21 @@ class Block(nn.Module):
         normal = self.before(x)
         x = x + self.attention(normal, normal, readable)
         return x + self.perceptron(self.between(x))
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention, added, then a `Block` of self-attention."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        """Build for `size` features."""
+        super().__init__()
+        self.before = nn.LayerNorm(size)
+        self.context = nn.LayerNorm(size)
+        self.cross = Attention(size, heads)
+        self.block = Block(size, heads)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Let `x` `(B, K, D)` read all of `context` `(B, L, D)`, then itself."""
+        everything = torch.ones(context.shape[:2], dtype=torch.bool, device=x.device)
+        x = x + self.cross(self.before(x), self.context(context), everything)
+        return self.block(x, everything.new_ones(x.shape[:2]))

@@ -7,17 +7,16 @@ to its modality, so sites that hold different modalities meet in the feature spa
 """
 
 from collections.abc import Mapping
-from itertools import pairwise
 
 from torch import Tensor, nn
 
 from models.base import MultiModal
-from models.encoders import encoded, images_of, table_encoders
+from models.encoders import Strided, encoded, images_of, table_encoders
 from models.fits import need_image, refuse_segmentation
 from models.fusion import masked_mean
 from models.heads import predictions, vector_heads
 from models.masking import Seen
-from models.unet import CONVOLUTION, Channels, Dims, Groups, Plan, norm, pooled, require_dims
+from models.unet import Channels, Dims, Groups, Plan, pooled
 from protocol.groups import modality_group
 from protocol.recipe import Head, Modality
 
@@ -41,22 +40,10 @@ class VolumeClassifier(MultiModal):
         return predictions(self.heads, fused)
 
 
-class _ImageEncoder(nn.Sequential):
-    """`(B, 1, X, Y[, Z])` -> `(B, channels[-1])`, halving the image at each level."""
+class _ImageEncoder(Strided):
+    """`(B, 1, X, Y[, Z])` -> `(B, channels[-1])`: the last map, averaged over space."""
 
-    def __init__(self, plan: Plan) -> None:
-        layer = CONVOLUTION[plan.dims]
-        levels = [
-            nn.Sequential(
-                layer(before, after, 3, stride=2, padding=1, bias=False), norm(after, plan.groups), nn.ReLU()
-            )
-            for before, after in pairwise((1, *plan.channels))
-        ]
-        super().__init__(*levels)
-        self.plan = plan
-
-    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        require_dims(x, self.plan)
+    def forward(self, x: Tensor) -> Tensor:
         return pooled(super().forward(x))
 
 

@@ -32,6 +32,7 @@ from privacy.keys import make_signer
 from protocol.errors import PolicyError
 from protocol.messages import Task
 from protocol.recipe import SIGNED_FOR, dump_recipe, load_recipe, recipe_hash
+from protocol.stages import stages_of
 from tests.client.hospital import POLICY, RECIPE, Hospital, changed
 
 TEXT = yaml.safe_dump(dict(RECIPE))
@@ -362,3 +363,35 @@ def test_counts_are_told_coarsely_or_not_at_all(count: int, patients: int, least
     assert bool(told) is (patients >= max(least, 1))
     assert not told or abs(told - count) <= max(step - 1, step / 2)
     assert EXACT.tell(count, max(patients, 1)) == count
+
+
+# -- Stages --------------------------------------------------------------------------------------
+
+
+def _staged(**stage: Any) -> dict[str, Any]:
+    return changed(RECIPE, stages=[{"name": "before", "rounds": 5, "epsilon": 1.0, **stage}])
+
+
+def test_every_stage_must_be_allowed() -> None:
+    """Also one that the recipe's own rounds say nothing of."""
+    assert not objections(_policy(), yaml.safe_dump(_staged()))
+    assert "recipes: 'ward' fits no rule" in _refusal(_policy(), _staged(strategy="fedadam"))
+    assert "recipes: 'ward' fits no rule" in _refusal(_policy(), _staged(model="parallel_unet"))
+
+
+def test_an_objective_of_an_earlier_stage_that_couples_patients_is_refused() -> None:
+    cox = {"death": {"kind": "survival", "objective": "cox"}}
+    assert "'cox' couples the cases" in _refusal(_policy(), _staged(heads=cox))
+
+
+def test_the_rounds_of_all_stages_count() -> None:
+    policy = _policy(work={"largest_rounds": 5})
+    assert "rounds: 6 is above work.largest_rounds 5" in _refusal(policy, _staged())
+    assert not objections(policy, yaml.safe_dump(_staged(rounds=4)))
+
+
+def test_the_mutant_that_looks_at_the_last_stage_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.policy.stages_of", lambda recipe: stages_of(recipe)[-1:])
+    objections.cache_clear()
+    assert not objections(_policy(), yaml.safe_dump(_staged(strategy="fedadam")))
+    objections.cache_clear()

@@ -102,3 +102,21 @@ def test_noise_that_others_add_is_shown_with_what_is_left_without_them(hospital:
     alone = epsilon([Event(2.0 / 2**0.5, 1.0, 2)], 1e-3)
     assert f"epsilon of the run, no other site honest │ {alone:.3f}" in " ".join(text.split())
     assert "accounted: in sums of at least 2 honest sites" in text
+
+
+@pytest.mark.slow
+def test_each_stage_is_priced_after_those_before_it(hospital: Hospital) -> None:
+    recipe = changed(RECIPE, stages=[{"name": "before", "rounds": 1, "epsilon": 1.0}])
+    (hospital.settings.data / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = _asked(hospital, "explain", "--patients", "36").output
+    first, second = (text.split("what one")[place] for place in (1, 2))
+
+    def told(table: str, row: str) -> float:
+        (line,) = (line for line in table.splitlines() if row in line)
+        return float(line.split("│")[2])
+
+    assert "for before" in first
+    assert 0.9 < told(first, "epsilon after it") <= 1.0
+    assert told(second, "epsilon so far") == told(first, "epsilon after it")
+    assert 1.9 < told(second, "epsilon after it") <= 2.0
+    assert "allowed" in text

@@ -14,7 +14,7 @@ TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae",)
 MAPPING = (*SEGMENTING, "bm_mae")
-ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "volume_classifier")
+ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
@@ -40,7 +40,8 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)
     if name in TABULAR:
         return Recipe("r", TABLES, heads, Part("d"), Part(name, options), seed=seed)
-    options = {"channels": (4, 8, 8), "dims": dims} | options
+    channels = (4, 12) if name == "mm_cascade" else (4, 8, 8)  # 12 features hold a position in 2D and 3D
+    options = {"channels": channels, "dims": dims} | options
     return Recipe("r", IMAGES_AND_TABLE, heads, Part("d"), Part(name, options), seed=seed)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.base import MultiModal
 from models.catalogue import build_model
 from models.masking import dirichlet_kept, uniforms
 from models.zoo import bm_mae
@@ -52,25 +53,40 @@ def pretext_loss(batch: Batch) -> Tensor:
     return build_model(PRETRAIN)(batch)["scan"]
 
 
-def test_only_what_is_hidden_is_paid_for() -> None:
-    """A change of the target where a patch was kept changes what is read, not what is compared."""
-    batch = batch_for(PRETRAIN, presence(PRETRAIN, [NAMES] * 4), (8, 8))
+def one_for_all() -> MultiModal:
+    """A network whose decoder says one, whatever it reads."""
     model = build_model(PRETRAIN)
-    with torch.no_grad():  # a decoder that says zero, whatever it reads
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".voxels." in name:
-                parameter.zero_()
+                parameter.fill_(float(name.endswith("bias")))
+    return model
+
+
+SOME_LACK = batch_for(PRETRAIN, presence(PRETRAIN, [NAMES, NAMES, NAMES[1:], NAMES[:1]]), (8, 8))
+
+
+def paid_by_hand(batch: Batch) -> list[float]:
     numbers = uniforms(batch.draw, 3, 17)
     kept = dirichlet_kept(batch.present, 0.25, numbers[..., 0], numbers[..., 1:])  # (4, 3, 16)
-    squares = torch.stack(
-        [x.unfold(2, 2, 2).unfold(3, 2, 2).square().mean((-1, -2)) for x in batch.inputs.values()], 1
-    )
-    squares = squares.reshape(4, 3, 16)
-    expected = [
-        sum(float(squares[row, m][~kept[row, m]].mean()) for m in range(3) if not kept[row, m].all())
-        for row in range(4)
-    ]
-    assert model(batch)["scan"][:, 0].tolist() == pytest.approx(expected, rel=1e-5)
+    hidden = batch.present[..., None] & ~kept
+    cut = [(1 - x).unfold(2, 2, 2).unfold(3, 2, 2).square().mean((-1, -2)) for x in batch.inputs.values()]
+    squares = torch.cat(cut, 1).flatten(2)  # (4, 3, 16)
+    paid = [[squares[row, m][hidden[row, m]] for m in range(3)] for row in range(4)]
+    return [sum(float(each.mean()) for each in row if len(each)) for row in paid]
+
+
+def test_only_what_is_hidden_and_there_is_paid_for() -> None:
+    found = one_for_all()(SOME_LACK)["scan"][:, 0]
+    assert found.tolist() == pytest.approx(paid_by_hand(SOME_LACK), rel=1e-5)
+
+
+def test_the_mutant_that_pays_for_what_it_has_seen_or_nobody_has_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bm_mae, "missed", lambda told, truth, wanted: missed(told, truth, wanted | True))
+    found = one_for_all()(SOME_LACK)["scan"][:, 0]
+    assert found.tolist() != pytest.approx(paid_by_hand(SOME_LACK), rel=1e-2)
 
 
 def test_the_step_s_chance_follows_from_the_draw() -> None:

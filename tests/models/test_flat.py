@@ -5,7 +5,7 @@ import torch
 
 from models.base import MultiModal
 from models.catalogue import build_model
-from models.flat import Flat
+from models.flat import Flat, carry
 from protocol.groups import PRIVATE
 from tests.models.cases import ALL, batch_for, presence, recipe_for
 from tests.models.invariance import results
@@ -135,3 +135,28 @@ def test_gradients_by_name_match_a_model_without_views() -> None:
     expected, held = results(build_model(PARALLEL), batch, PARALLEL), flat()
     given = results(held.model, batch, PARALLEL)
     assert all(torch.equal(value, given[name]) for name, value in expected.items())
+
+
+def test_what_two_models_have_in_common_is_carried_over() -> None:
+    """By group, name and shape; the rest keeps its values, and the source is only read."""
+    source, onto = flat(), Flat(build_model(recipe_for("parallel_unet", seed=2, channels=(4, 8, 16))))
+    before = {group: vector.clone() for group, vector in source.vectors.items()}
+    untouched = {name: p.clone() for name, p in onto.model.named_parameters()}
+    carry(source.vectors, source.layout, onto)
+    theirs = dict(source.model.named_parameters())
+    carried = 0
+    for name, parameter in onto.model.named_parameters():
+        same = name in theirs and theirs[name].shape == parameter.shape
+        carried += same
+        assert torch.equal(parameter, theirs[name] if same else untouched[name])
+    assert 0 < carried < len(untouched)
+    assert all(torch.equal(source.vectors[group], vector) for group, vector in before.items())
+
+
+def test_a_parameter_that_changed_hands_is_not_carried_over() -> None:
+    """A private norm has another owner than a modality's, though it has the same name."""
+    source, onto = flat(), flat("norm")
+    onto.vectors[PRIVATE].fill_(7.0)
+    carry(source.vectors, source.layout, onto)
+    assert bool((onto.vectors[PRIVATE] == 7.0).all())
+    assert torch.equal(onto.vectors["shared"], source.vectors["shared"])

@@ -97,7 +97,7 @@ def test_one_case_alone_is_predicted_as_in_a_batch(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_present_is_used(name: str) -> None:
     recipe = recipe_for(name)
-    model = build_model(recipe)
+    model = build_model(recipe).eval()
     for modality in recipe.modalities:
         batch = batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]))
         changed = replace(batch, inputs=batch.inputs | {modality: batch.inputs[modality].flip(-1)})
@@ -200,7 +200,7 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "mm_cascade", "table_mlp", "volume_classifier"])
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)

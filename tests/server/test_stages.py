@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from models.catalogue import build_model
 from models.exported import Predictor
@@ -15,7 +16,7 @@ from privacy.accounting import Event, epsilon
 from privacy.ledger import reading
 from protocol.errors import QuorumError
 from protocol.metrics import Tally
-from protocol.recipe import EarlierStage, Head, Part, Privacy, Recipe, Training
+from protocol.recipe import EarlierStage, Head, Part, Privacy, Recipe, Secure, Training
 from protocol.stages import stages_of
 from protocol.update import Vectors
 from server import app, checkpoint
@@ -23,6 +24,7 @@ from server.book import unflatten
 from server.record import Round, SiteRound, read_record
 from server.report import render
 from tests.federation import Federation, cohorts, recipe
+from tests.secure import SecureFederation, secure_recipe
 
 MODEL = {"patch": 4, "size": 8, "depth": 1, "attention_heads": 2, "decoder_size": 8, "width": 4}
 SCAN = Head("pretext", objective=Part("own"))
@@ -164,6 +166,69 @@ def test_the_best_model_is_one_of_the_last_stage(federation: Federation) -> None
         lambda number, news: None,
     )
     assert book._best == -float("inf")
+
+
+def test_a_site_without_budget_in_one_stage_is_asked_again_in_the_next(federation: Federation) -> None:
+    record = federation.run(STAGED)
+    out = replace(record.rounds[1].sites[0], status="spent")
+    rounds = (record.rounds[0], replace(record.rounds[1], sites=(out,)))
+    book = app.Book(
+        federation.folder / "run", STAGED, replace(record, rounds=rounds), lambda number, news: None
+    )
+
+    assert book.spent(1) == {"north"}
+    assert book.spent(3) == set()
+
+
+@pytest.mark.slow
+def test_the_tracked_run_has_the_rounds_of_all_stages(federation: Federation) -> None:
+    """Stopped at the boundary, taken up again: one run, and the model of the last stage."""
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(STAGED, "run", stop_after(2), tracking="")
+    federation.run(STAGED, "run", tracking="")
+    client = MlflowClient(f"sqlite:///{federation.folder / 'mlflow.db'}")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "tiny")
+    runs = client.search_runs([experiment.experiment_id], "tags.mlflow.runName = 'run'")
+    assert len(runs) == 1
+    steps = client.get_metric_history(runs[0].info.run_id, "round")
+    assert sorted(each.step for each in steps) == [1, 2, 3, 4]
+    assert {"validation/scan/loss", "validation/tumour/dice"} <= {
+        name.removesuffix("/mean").removesuffix("/overall") for name in runs[0].data.metrics
+    }
+
+
+def test_what_a_site_keeps_for_itself_begins_anew(federation: Federation) -> None:
+    """Fine-tuning with private norms: nothing of the first stage's memory has their size."""
+    whole = replace(
+        STAGED, strategy=Part("fedbn"), stages=(replace(STAGED.stages[0], strategy=Part("scaffold")),)
+    )
+    federation.run(whole, "straight")
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(whole, "broken", stop_after(3))
+    federation.run(whole, "broken")
+
+    assert same(final(federation, "straight"), final(federation, "broken"))
+    folder = federation.folder / "straight" / "sites" / "north"
+    assert sorted(path.name for path in (folder / "straight" / "pretrain").iterdir()) == [
+        f"round-00000{number}.safetensors" for number in (1, 2)
+    ]
+
+
+@pytest.mark.slow
+def test_the_coordinator_learns_sums_alone_in_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as in the clear, to the step of the integers that are summed."""
+    whole = secure_recipe(model=STAGED.model, stages=(EarlierStage("pretrain", 1, {"scan": SCAN}),))
+    secured = SecureFederation(tmp_path, monkeypatch)
+    record = secured.run(whole, "masked")
+    secured.run(replace(whole, secure=Secure()), "clear")
+
+    assert [site.status for ended in record.rounds for site in ended.sites] == ["accepted"] * 10
+    found, expected = final(secured, "masked"), final(secured, "clear")
+    assert found.keys() == expected.keys()
+    for name, vector in expected.items():
+        torch.testing.assert_close(found[name], vector, atol=1e-4, rtol=0)
 
 
 # -- Privacy ---------------------------------------------------------------------------------------
