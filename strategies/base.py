@@ -85,6 +85,11 @@ class Promise:
     delta: float
 
 
+def _common(state: State, site: str) -> Vectors:
+    del site
+    return state.parameters
+
+
 @dataclass(frozen=True)
 class Strategy:
     """How a federation learns.
@@ -96,7 +101,8 @@ class Strategy:
     with the one returned.
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`. `promise`
-    is what the parameters after each step hide, if the strategy noises them.
+    is what the parameters after each step hide, if the strategy noises them. `model_for(state, site)`
+    is what a site is sent: the parameters, unless a strategy keeps a model for each site.
     """
 
     init: Callable[[Vectors], State]
@@ -104,6 +110,7 @@ class Strategy:
     sends: tuple[str, ...] = ()
     local: Local = field(default_factory=Local)
     promise: Promise | None = None
+    model_for: Callable[[State, str], Vectors] = _common
 
 
 def initial(parameters: Vectors, *names: str) -> State:
