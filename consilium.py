@@ -21,6 +21,7 @@ from server.federation_cli import federation
 from server.operate_cli import Run, run_in, server
 from sim.cli import resume as resume_simulated
 from sim.cli import sim
+from sim.evaluate_cli import evaluate
 from sim.privacy_cli import privacy
 
 cli = typer.Typer(help="Federated learning for medical imaging.", no_args_is_help=True)
@@ -58,6 +59,7 @@ cli.add_typer(site, name="site")
 cli.add_typer(federation, name="federation")
 cli.add_typer(privacy, name="privacy")
 cli.command("report")(report)
+cli.command("evaluate")(evaluate)
 
 
 def main() -> None:

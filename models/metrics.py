@@ -3,6 +3,7 @@
     segmentation     dice, and hd95_mm if asked and the spacing is known
     classification   accuracy, balanced_accuracy, mcc, auroc, ece
     survival         c_index
+    pretext          loss
 
 `protocol.metrics.METRICS` defines them. Cases are counted one by one, only `dice` by patient.
 An output that is NaN (a model that diverged) counts as 0: it says nothing either way.
@@ -42,6 +43,8 @@ def measure(
         spacing_mm: millimetres between voxels along each image axis, None if unknown.
         distances: whether to measure surface distances too, which is slow.
     """
+    if head.kind == "pretext":
+        return {"loss": mean_loss(logits.float())}
     logits = torch.nan_to_num(logits.float())
     if head.kind == "survival":
         return {"c_index": concordance(logits[:, 0], targets[:, 0], targets[:, 1] > 0)}
@@ -141,6 +144,16 @@ def calibration(confidence: Tensor, right: Tensor) -> Tally:
     return Tally("ece", _floats(columns.new_zeros(3, ECE_BINS).index_add_(1, place, columns)))
 
 
+def voxel_calibration(logits: Tensor, masks: Tensor) -> Tally:
+    """Tally how sure a segmentation `(B, C, X, Y[, Z])` is of each voxel, and whether it is right.
+
+    Most voxels are easy background, so that the error is small: compare models by it, not tasks.
+    """
+    probability = torch.nan_to_num(logits.float()).sigmoid().flatten()
+    predicted = probability > 0.5  # noqa: PLR2004 - a mask
+    return calibration(torch.maximum(probability, 1 - probability), predicted == (masks.flatten() > 0.5))  # noqa: PLR2004
+
+
 def _both_classes(probability: Tensor) -> Tensor:
     return torch.cat([1 - probability, probability], 1)
 
@@ -168,11 +181,29 @@ def concordance(risk: Tensor, time: Tensor, died: Tensor) -> Tally:
     right = pairs = 0.0
     (first,) = died.nonzero(as_tuple=True)
     for row in first.split(max(1, PAIRS_AT_ONCE // max(len(time), 1))):
-        earlier = (time[row, None] < time) | ((time[row, None] == time) & ~died)
-        right += float((earlier & (risk[row, None] > risk)).sum())
-        right += float((earlier & (risk[row, None] == risk)).sum()) / 2
-        pairs += float(earlier.sum())
+        concordant, comparable = compared(row, risk, time, died)
+        right, pairs = right + float(concordant.sum()), pairs + float(comparable.sum())
     return Tally("c_index", (right, pairs))
+
+
+def compared(row: Tensor, risk: Tensor, time: Tensor, died: Tensor) -> tuple[Tensor, Tensor]:
+    """Return concordance (1, or 1/2 for equal risks) and comparability of `row` `(R,)` with all, `(R, N)`.
+
+    A pair is comparable where the one in `row` is known to have died first.
+    """
+    earlier = (time[row, None] < time) | ((time[row, None] == time) & ~died)
+    comparable = (earlier & died[row, None]).double()
+    above, level = risk[row, None] > risk, risk[row, None] == risk
+    return comparable * (above.double() + level.double() / 2), comparable
+
+
+# -- Pretext -------------------------------------------------------------------------------------
+
+
+def mean_loss(losses: Tensor) -> Tally:
+    """Tally what cases cost, `(B, 1)`; one that is not finite is left out: 0 would be the best value."""
+    finite = losses[losses.isfinite()]
+    return Tally("loss", (float(finite.double().sum()), float(len(finite))))
 
 
 def _floats(numbers: Tensor) -> tuple[float, ...]:

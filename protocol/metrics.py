@@ -230,7 +230,8 @@ METRICS: dict[str, Metric] = {
         "0 to 1",
         "lower",
         "Expected calibration error: distance between the mean confidence in the predicted class and the "
-        f"share of right predictions, in {ECE_BINS} bins of confidence, averaged by their cases.",
+        f"share of right predictions, in {ECE_BINS} bins of confidence, averaged by their cases (of a "
+        "segmentation: by voxels, most of them easy background).",
         value=_ece,
         count=lambda sums: sum(sums[2 * ECE_BINS :]),
         shaped=lambda length: length == 3 * ECE_BINS,
@@ -242,12 +243,16 @@ METRICS: dict[str, Metric] = {
         "share in which that one had the higher risk, equal risks half. A death and a censoring at one time "
         "are such a pair, two deaths at one time are not.",
     ),
+    "loss": Metric(
+        "as the pretext counts", "lower", "What a case costs by a pretext's own measure, mean over cases."
+    ),
 }
 """Metric name -> what it is. The sums of each kind:
 
 `dice` (sum, patients) · `hd95_mm` (sum, measured, one side empty) · `accuracy` (right, cases) ·
-`c_index` (concordant + half the ties, comparable pairs) · `balanced_accuracy`, `mcc` the confusion
-matrix by rows, `[true, predicted]` · `ece` confidence a bin, right a bin, cases a bin ·
+`loss` (sum, cases) · `c_index` (concordant + half the ties, comparable pairs) ·
+`balanced_accuracy`, `mcc` the confusion matrix by rows, `[true, predicted]` ·
+`ece` confidence a bin, right a bin, cases a bin ·
 `auroc` (class * AUROC_BINS + bin, positives, negatives) of each occupied bin, ascending.
 """
 

@@ -16,6 +16,7 @@ from privacy.accounting import ADJACENCY, UNIT
 from privacy.pace import pace
 from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
+from protocol.stages import stage_at
 from server.record import RunRecord, Scores, SiteRound, SiteSummary
 from server.scores import mean_over_sites, overall, worst
 from server.split import assumption
@@ -66,6 +67,25 @@ def markdown(title: str, parts: Sequence[Chapter]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def chosen(record: RunRecord, recipe: Recipe) -> str:
+    """Return a sentence on what the scores decide: no noise covers that either."""
+    fixed = "No site is left out and no run ends early because of a score."
+    if not recipe.evaluation.select or not any(ended.scores for ended in record.rounds):
+        return f"Scores choose nothing. {fixed}"
+    return (
+        f"Which round's parameters count as the best ({recipe.evaluation.select}) follows from the scores of "
+        f"validation {UNIT}s, and so tells of these without noise; the last round's do not. {fixed}"
+    )
+
+
+def leaving(record: RunRecord) -> list[Table]:
+    """Return every kind of value that leaves a site, as the sites told at the start; [] if none did."""
+    sites = [site for site in record.sites if site.leaves]
+    kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
+    rows = [(kind, *(site.leaves.get(kind, _NONE) for site in sites)) for kind in kinds]
+    return [Table(("what leaves", *(site.site for site in sites)), rows)] if rows else []
+
+
 def card(record: RunRecord, recipe: Recipe) -> str:
     """Return the Markdown of a run's card."""
     return markdown(f"Model card: {recipe.name}", chapters(record, recipe))
@@ -80,7 +100,7 @@ def _model(record: RunRecord, recipe: Recipe) -> Chapter:
         ("recipe", f"{recipe.name}, SHA-256 {recipe_hash(recipe)}"),
         ("code", record.environment.get("commit", "commit not known")),
         ("started", record.started),
-        ("state", f"{record.status}, {len(record.rounds)} of {recipe.rounds} rounds"),
+        ("state", f"{record.status}, {len(record.rounds)} of {recipe.all_rounds} rounds"),
         ("network", recipe.model.name),
         ("strategy", recipe.strategy.name),
         ("inputs", ", ".join(f"{name} ({each.kind})" for name, each in recipe.modalities.items())),
@@ -105,14 +125,14 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
             "None. The model was trained without differential privacy: nothing is promised about what it, "
             "or the updates that made it, reveal of single patients."
         )
-        return Chapter("Privacy", words)
+        return Chapter("Privacy", words, leaving(record))
     words = (
         f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
         f"{_MECHANISMS[recipe.privacy.mechanism]}, each of whom has at most one case in a step and a "
         f"gradient of at most clip norm "
         f"{recipe.privacy.clip_norm:g}. It holds against everybody who sees updates or parameters. "
         f"Budget of a run: epsilon {recipe.privacy.epsilon:g}. Outside this guarantee, and without noise: "
-        f"{OUTSIDE}."
+        f"{OUTSIDE}. {chosen(record, recipe)}"
     )
     head = (
         "site",
@@ -125,8 +145,9 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
         "rounds",
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
-    last = {site.site: told[-1] for site, told in _last_spent(record)}
-    return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), [Table(head, rows)])
+    last = {site.site: told[max(told)] for site, told in _last_spent(record)}
+    tables = [Table(head, rows), *leaving(record)]
+    return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), tables)
 
 
 _MECHANISMS = {
@@ -193,24 +214,25 @@ def _by_subset(record: RunRecord, metric: str) -> Iterator[Sequence[str]]:
 # -- Rows ----------------------------------------------------------------------------------------
 
 
-def _last_spent(record: RunRecord) -> Iterator[tuple[SiteSummary, list[SiteRound]]]:
+def _last_spent(record: RunRecord) -> Iterator[tuple[SiteSummary, dict[int, SiteRound]]]:
     for site in record.sites:
-        told = [s for r in record.rounds for s in r.sites if s.site == site.site and s.epsilon is not None]
+        heard = ((r.number, s) for r in record.rounds for s in r.sites if s.site == site.site)
+        told = {number: each for number, each in heard if each.epsilon is not None}
         if told:
             yield site, told
 
 
-def _spent(site: SiteSummary, told: Sequence[SiteRound], recipe: Recipe) -> tuple[str, ...]:
-    rate, steps = pace(recipe, site.patients.get("train", 0))
-    last = told[-1]
+def _spent(site: SiteSummary, told: Mapping[int, SiteRound], recipe: Recipe) -> tuple[str, ...]:
+    paces = [pace(stage_at(recipe, number).recipe, site.patients.get("train", 0)) for number in told]
+    last = told[max(told)]
     return (
         site.site,
         _number(last.epsilon),
         _number(last.epsilon_pld),
         _NONE if last.delta is None else f"{last.delta:.2e}",
         _number(last.noise_multiplier),
-        f"{rate:.3g}",
-        str(steps * len(told)),
+        f"{paces[-1][0]:.3g}",
+        str(sum(steps for _, steps in paces)),
         str(len(told)),
     )
 

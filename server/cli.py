@@ -21,6 +21,7 @@ from protocol.recipe import Recipe, parse_cached, recipe_hash
 from server.evidence import read_evidence
 from server.record import RunRecord, Scores, read_record
 from server.report import Overlay, render
+from server.robustness import read as read_robustness
 from server.scores import mean_over_sites
 from server.tracking import flatten
 
@@ -37,6 +38,8 @@ FILES = (
     "report.html",
     "model-card.md",
     "audit.json",
+    "robustness.json",
+    "robustness.csv",
 )
 
 runs = typer.Typer(help="Look at runs, compare them, go on with one.", no_args_is_help=True)
@@ -104,7 +107,7 @@ def write_report(folder: Path, overlays: Sequence[Overlay] = ()) -> Path:
         _keep(folder / "overlays", overlays)
     record, recipe = _open(folder)
     path = folder / "report.html"
-    page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder))
+    page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder), read_robustness(folder))
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -159,7 +162,7 @@ def _row(folder: Path) -> tuple[str, str, str, str, str]:
         return "-", "no readable record", "-", "-", "-"
     select = recipe.evaluation.select
     score = f"{select} {_number(mean_over_sites(last_scores(record), select))}" if select else "-"
-    rounds = f"{len(record.rounds)}/{recipe.rounds}"
+    rounds = f"{len(record.rounds)}/{recipe.all_rounds}"
     return recipe.name, _status(record), rounds, score, _spent(record)
 
 
@@ -167,7 +170,7 @@ def _facts(record: RunRecord, recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "recipe", f"{recipe.name} ({recipe_hash(recipe)[:12]})"
     yield "status", _status(record)
     yield "started", record.started
-    yield "rounds", f"{len(record.rounds)} of {recipe.rounds}"
+    yield "rounds", f"{len(record.rounds)} of {recipe.all_rounds}"
     yield "strategy, model", f"{recipe.strategy.name}, {recipe.model.name}"
     yield "modalities", ", ".join(recipe.modalities)
     yield "epsilon, most at a site", _spent(record)

@@ -13,13 +13,16 @@ from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
-from server.card import OUTSIDE, Chapter, chapters
+from protocol.stages import stages_of
+from server.card import OUTSIDE, Chapter, chapters, chosen, leaving
 from server.evidence import KINDS, Attack, Evidence, verdict
+from server.heat import shades
 from server.record import RunRecord, Scores, SiteRound
+from server.robustness import Robustness
+from server.robustness_page import chapter as robustness_chapter
 from server.scores import (
     emm_average,
     emm_expectation,
-    goodness,
     mean_over_sites,
     over_subsets,
     overall,
@@ -69,11 +72,16 @@ TERMS = {
 
 
 def render(
-    record: RunRecord, recipe: Recipe, overlays: Sequence[Overlay], evidence: Evidence | None = None
+    record: RunRecord,
+    recipe: Recipe,
+    overlays: Sequence[Overlay],
+    evidence: Evidence | None = None,
+    robustness: Robustness | None = None,
 ) -> str:
     """Return the report of a run as HTML text; `overlays` are shown as they are given.
 
-    `evidence` is what attacks on this recipe found, None where nobody has made any.
+    `evidence` is what attacks on this recipe found, `robustness` what `consilium evaluate` found, None where
+    nobody has looked.
     """
     metric = chosen_metric(record, recipe)
     return page(
@@ -82,6 +90,7 @@ def render(
         _cohorts(record, recipe),
         _learning(record, metric),
         _subsets(record, recipe, metric),
+        robustness_chapter(robustness),
         _privacy(record, recipe),
         _promised(record, recipe),
         _attacks(recipe, evidence),
@@ -112,6 +121,7 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
         ("strategy", _part(recipe.strategy.name, recipe.strategy.options)),
         ("model", _part(recipe.model.name, recipe.model.options)),
         ("data", _part(recipe.data.name, recipe.data.options)),
+        *(("before it", told) for told in _earlier(recipe)),
         ("code", record.environment.get("commit", "commit not known")),
     ]
     return tag(
@@ -124,8 +134,15 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
     )
 
 
+def _earlier(recipe: Recipe) -> Iterable[str]:
+    for stage in stages_of(recipe)[:-1]:
+        heads = ", ".join(f"{name} ({head.kind})" for name, head in stage.recipe.heads.items())
+        parts = f"{stage.recipe.model.name}, {stage.recipe.strategy.name}"
+        yield f"{stage.name}, rounds {stage.first} to {stage.last}: {heads}; {parts}"
+
+
 def _tiles(record: RunRecord, recipe: Recipe, metric: str) -> Iterable[tuple[str, str]]:
-    yield f"{len(record.rounds)} of {recipe.rounds}", "rounds"
+    yield f"{len(record.rounds)} of {recipe.all_rounds}", "rounds"
     patients = sum(sum(site.patients.values()) for site in record.sites)
     yield str(len(record.sites)), f"sites, {patients} patients"
     last = next((ended for ended in reversed(record.rounds) if ended.scores), None)
@@ -249,7 +266,7 @@ def _subsets(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
 def _heat(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
     names = _ordered({name for found in record.subsets.values() for name in found}, recipe)
     by_name = {n: {site: found[n] for site, found in record.subsets.items() if n in found} for n in names}
-    shade = _shades(metric, [t[metric].value for s in by_name.values() for t in s.values() if metric in t])
+    shade = shades(metric, [t[metric].value for s in by_name.values() for t in s.values() if metric in t])
     sites = [site.site for site in record.sites if site.site in record.subsets]
     rows = [
         (
@@ -300,8 +317,8 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. The "
-        "second table says in which form each leaves, where it does.",
+        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. "
+        f"{chosen(record, recipe)} The second table says in which form each leaves, where it does.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
         *(tag("p", words) for words in assumption(recipe, {site: told[-1] for site, told in spent.items()})),
@@ -339,15 +356,14 @@ def _released(record: RunRecord, promise: Promise) -> list[Event]:
 
 
 def _what_leaves(record: RunRecord) -> Markup:
-    """Every kind of number that leaves a site, as the sites themselves told at the start."""
-    sites = [site for site in record.sites if site.leaves]
-    if not sites:
-        return Markup()
-    kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
-    rows = [
-        (kind, *(tag("td", site.leaves.get(kind, _NONE), class_="text") for site in sites)) for kind in kinds
-    ]
-    return table(("what leaves", *(site.site for site in sites)), rows, class_="words")
+    return join(
+        table(
+            told.head,
+            [(kind, *(tag("td", how, class_="text") for how in each)) for kind, *each in told.rows],
+            class_="words",
+        )
+        for told in leaving(record)
+    )
 
 
 def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:
@@ -539,22 +555,6 @@ def _heat_cell(scores: Scores, metric: str, shade: Callable[[float], str]) -> Ma
     tally = scores[metric]
     count = tag("small", f"n = {tally.count:g}")
     return tag("td", _number(tally.value), count, class_="heat", style=shade(tally.value))
-
-
-def _shades(metric: str, values: Iterable[float]) -> Callable[[float], str]:
-    """From a value to a cell's colours: pale at the worst of `values`, deep at the best."""
-    good = [goodness(metric, value) for value in values if not math.isnan(value)] or [0.0]
-    low, high = min(good), max(good)
-
-    def shade(value: float) -> str:
-        share = (goodness(metric, value) - low) / (high - low) if high > low else 0.5
-        red, green, blue = (round(a + (b - a) * share) for a, b in zip(_PALE, _DEEP, strict=True))
-        return f"background:rgb({red},{green},{blue});color:{'#fff' if share > _DARK else '#1b2430'}"
-
-    return shade
-
-
-_PALE, _DEEP, _DARK = (238, 244, 250), (16, 78, 139), 0.55
 
 
 def _metric_note(metric: str) -> Markup:

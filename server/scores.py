@@ -14,18 +14,30 @@ Sensor Failures", arXiv 2503.18445. With s(A) the score when the modalities A ar
 where each modality is lost with chance p by itself. There the same test set is scored under every
 pattern; a federation can score A only on cases that own A, so its terms are over different patients, and a
 subset that nobody owns is left out of both sums (`unmeasured` names them).
+
+BE and rBE, balanced error under corruption and relative to clean images, against a reference model: Di Salvo
+et al., MedMNIST-C, arXiv 2406.17536. With e_s the error at severity s, mean over corruptions of
+
+    BE    mean over s of e_s(model) / mean over s of e_s(reference)
+    rBE   (mean over s of e_s(model) - clean error) / (the same of the reference)
+
+1 is the reference, less is better. Where the reference does not lose anything by a corruption, rBE has no
+value there and is left out.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
+from statistics import fmean
 
 from protocol.metrics import METRICS, Tally, subset_name, subsets_of
 from server.record import Scores
 
 ByName = Mapping[str, float]
 """Subset name (`flair+t1`) -> value."""
+Errors = Mapping[str, Sequence[float]]
+"""Corruption -> error at each severity."""
 
 
 def overall(scores_by_site: Mapping[str, Scores], metric: str) -> float:
@@ -78,6 +90,21 @@ def unmeasured(values: ByName, modalities: Sequence[str]) -> list[str]:
     """Name the subsets of `modalities` without a value, which the two sums leave out."""
     measured = {name for name, _ in _sizes(values)}
     return [name for name in map(subset_name, subsets_of(tuple(modalities))) if name not in measured]
+
+
+def balanced_error(errors: Errors, reference: Errors) -> float:
+    """Return BE over the corruptions that both were measured under."""
+    return _mean({c: _ratio(fmean(errors[c]), fmean(reference[c])) for c in errors if c in reference})
+
+
+def relative_balanced_error(errors: Errors, clean: float, reference: Errors, reference_clean: float) -> float:
+    """Return rBE over the corruptions by which the reference gets worse."""
+    lost = {c: fmean(reference[c]) - reference_clean for c in errors if c in reference}
+    return _mean({c: _ratio(fmean(errors[c]) - clean, loss) for c, loss in lost.items() if loss > 0})
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 def _sizes(values: ByName) -> list[tuple[str, int]]:

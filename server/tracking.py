@@ -47,6 +47,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 STATUSES = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 FILES = ("recipe.yaml", "record.json", "report.html", "model-card.md", "best.safetensors")
 
+RUN_FILE = "tracking.json"
+"""In a run's folder: which run of the store it is."""
+
 _PARENT = "mlflow.parentRunId"
 _SITE = "consilium.site"
 _CONCLUDED = "consilium.concluded"
@@ -65,7 +68,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None, experiment: str, folder: Path) -> None:
-        self._uri = uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+        self._uri = _address(uri, folder)
         # A server keeps artifacts itself; a database has no place for them, and MLflow would take
         # the folder that the command happens to be called in.
         served = self._uri.startswith(("http://", "https://"))
@@ -323,6 +326,29 @@ def _over_sites(prefix: str, scores: Mapping[str, Scores]) -> Iterable[tuple[str
 
 
 # -- MLflow --------------------------------------------------------------------------------------
+
+
+def attach(folder: Path, uri: str, paths: Iterable[Path], numbers: Numbers) -> None:
+    """Put files and numbers that were made later beside the run of `folder`, if it is tracked.
+
+    A store that is down costs a warning: the folder has everything.
+    """
+    known = folder / RUN_FILE
+    if not known.exists():
+        return
+    run = json.loads(known.read_text(encoding="utf-8"))["run"]
+    try:
+        client = _connect(_address(uri, folder))
+        for path in paths:
+            client.log_artifact(run, str(path))
+        for name, value in numbers.items():
+            client.log_metric(run, name, value)
+    except Exception as error:  # noqa: BLE001 - whatever a store may raise
+        log.warning("MLflow did not take what was found of %s: %s", folder.name, _one_line(error))
+
+
+def _address(uri: str | None, folder: Path) -> str:
+    return uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
 
 
 def _connect(uri: str) -> "MlflowClient":

@@ -18,16 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from client import memory
 from client.evaluation import predict
-from client.site import Site, open_site
+from client.site import Site
 from imaging.cohort import Cohort
-from protocol.recipe import Recipe, dump_recipe
-from server import checkpoint
-from server.book import unflatten
+from protocol.recipe import Recipe
 from server.report import Overlay
+from sim.opened import sites_of_run
 from sim.phantom import PUBLIC
-from sim.run import POOLED, read_launch, settings_for
+from sim.run import read_launch
 
 PATIENTS = 2
 TRUTH, FOUND = "#39b8ff", "#ff9122"
@@ -40,17 +38,7 @@ def overlays(folder: Path, recipe: Recipe) -> list[Overlay]:
     heads = [name for name, head in recipe.heads.items() if head.kind == "segmentation"]
     if not heads or not (launch.data / PUBLIC).exists():
         return []
-    final = checkpoint.load(folder / "checkpoints")
-    parameters = unflatten(final.vectors).parameters
-    pictures: list[Overlay] = []
-    for settings in settings_for(folder, recipe, launch):
-        if settings.site != POOLED:
-            site = open_site(settings, dump_recipe(recipe))
-            kept = memory.recall(site.folder(folder.name), final.round + 1)
-            own = site.flat.initial | kept.get("private", {}) | kept.get("personal", {})
-            site.flat.load(parameters | own)
-            pictures += _of_site(site, heads[0])
-    return pictures
+    return [picture for site in sites_of_run(folder, recipe, launch) for picture in _of_site(site, heads[0])]
 
 
 def _of_site(site: Site, head: str) -> Iterator[Overlay]:

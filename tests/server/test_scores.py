@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from protocol.metrics import Tally, subset_name, subsets_of
 from server.scores import (
+    balanced_error,
     emm_average,
     emm_expectation,
     goodness,
     mean_over_sites,
     over_subsets,
     overall,
+    relative_balanced_error,
     unmeasured,
     worst,
 )
@@ -70,6 +72,27 @@ def test_emm_golden_values() -> None:
 
     assert emm_average(values) == pytest.approx(1.9 / 3)
     assert emm_expectation(values, ("a", "b"), 0.1) == pytest.approx(0.7545454545)
+    assert emm_expectation(values, ("a", "b"), 0.2) == pytest.approx(0.7166666667)
+    assert emm_expectation(values, ("a", "b"), 0.05) == pytest.approx(0.7761904762)
+
+
+def test_balanced_error_golden_values() -> None:
+    """Mean error .3 against .4, and .2 more than clean against .2 more."""
+    ours, theirs = {"c": (0.2, 0.25, 0.3, 0.35, 0.4)}, {"c": (0.3, 0.35, 0.4, 0.45, 0.5)}
+
+    assert balanced_error(ours, theirs) == pytest.approx(0.75)
+    assert relative_balanced_error(ours, 0.1, theirs, 0.2) == pytest.approx(1.0)
+
+
+def test_balanced_error_is_a_mean_of_ratios_over_corruptions() -> None:
+    """Not a ratio of means; what only one was measured under, or costs the reference nothing, is left out."""
+    ours = {"a": (0.2, 0.4), "b": (0.5, 0.7), "only here": (1.0, 1.0)}
+    theirs = {"a": (0.3, 0.3), "b": (0.2, 0.2)}
+
+    assert balanced_error(ours, theirs) == pytest.approx((0.3 / 0.3 + 0.6 / 0.2) / 2)
+    assert relative_balanced_error(ours, 0.1, theirs, 0.2) == pytest.approx((0.3 - 0.1) / (0.3 - 0.2))
+    assert math.isnan(balanced_error(ours, {}))
+    assert math.isnan(relative_balanced_error({"b": (0.5,)}, 0.1, {"b": (0.2,)}, 0.2))
 
 
 @given(count=st.integers(1, 5), p=st.floats(0.01, 0.99), score=st.floats(0, 1), lost=st.integers(0, 30))

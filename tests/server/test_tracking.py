@@ -16,7 +16,7 @@ from protocol.recipe import Part, Privacy, Training, recipe_hash
 from server import checkpoint, export
 from server.book import unflatten
 from server.record import Round, SiteRound, read_record, to_json
-from server.tracking import Tracker, federation_metrics, site_metrics
+from server.tracking import Tracker, attach, federation_metrics, site_metrics
 from tests.federation import MODALITIES, Federation, cohorts, recipe
 from tests.server import records
 
@@ -104,6 +104,20 @@ def test_files_are_beside_the_numbers(client: MlflowClient, tracked: dict[str, R
     assert {"recipe.yaml", "record.json", "report.html", "best.safetensors", "checkpoints", "model"} <= names
     kept = [file.path for file in client.list_artifacts(run, "checkpoints")]
     assert kept[-1] == "checkpoints/round-000003.checkpoint"
+
+
+def test_what_was_found_later_is_put_beside_the_run(
+    client: MlflowClient, folder: Path, tracked: dict[str, Run], tmp_path: Path
+) -> None:
+    """A run without tracking is passed over, and a store that is down costs a warning, not the evaluation."""
+    (tmp_path / "robustness.csv").write_text("family\n")
+    attach(folder, "", [tmp_path / "robustness.csv"], {"robustness/emm/e_p0.1": 0.7})
+    run = client.get_run(tracked[""].info.run_id)
+
+    assert "robustness.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert run.data.metrics["robustness/emm/e_p0.1"] == 0.7
+    attach(tmp_path, "", [], {"robustness/own": 0.1})
+    attach(folder, f"sqlite:///{tmp_path}", [], {"robustness/own": 0.1})
 
 
 def test_no_patient_is_named_anywhere(folder: Path) -> None:
