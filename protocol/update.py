@@ -31,14 +31,12 @@ class Update:
     `steps`    optimiser steps taken (FedNova's normaliser)
     `extras`   what a strategy's local part sends besides, e.g. SCAFFOLD's `control`:
                name -> group -> flat vector
-    `site`     who sent it, as the server knows it; a site does not write it, and a sum has none
     """
 
     deltas: Vectors
     counts: Mapping[str, int]
     steps: float = 0.0
     extras: Mapping[str, Vectors] = field(default_factory=dict)
-    site: str = ""
 
     def __add__(self, other: "Update") -> "Update":
         """Sum by group; a group that one side lacks counts as zero."""

@@ -30,7 +30,7 @@ from server.roster import Member, choose
 from server.secure import SecureRound
 from server.wire import Arrival, Wire
 from server.witness import Witness
-from strategies.base import State, Strategy
+from strategies.base import Received, State, Strategy
 
 log = logging.getLogger("consilium.rounds")
 
@@ -129,7 +129,7 @@ def admitted(
         book.heard(task.round, verdict)
         if update is not None:
             heard.norms.append(norm)
-            yield replace(update, site=member.site)
+            yield Received(**vars(update), site=member.site)
     if len(heard.norms) < plan.recipe.roster.quorum:
         told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard.sites if s.status != "accepted")
         msg = f"{len(heard.norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"

@@ -85,6 +85,18 @@ class Promise:
     delta: float
 
 
+@dataclass(frozen=True)
+class Received(Update):
+    """An accepted update and the site that it came from: the server's word, a site never sends one."""
+
+    site: str = ""
+
+
+def sender(update: Update) -> str:
+    """Return the site that an update came from; "" where nobody knows, as of a sum."""
+    return update.site if isinstance(update, Received) else ""
+
+
 def _common(state: State, site: str) -> Vectors:
     del site
     return state.parameters

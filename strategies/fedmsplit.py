@@ -23,7 +23,7 @@ from torch import Tensor
 
 from protocol.recipe import Positive
 from protocol.update import Update, Vectors
-from strategies.base import State, Strategy, initial
+from strategies.base import State, Strategy, initial, sender
 from strategies.robust import combine
 
 Moves = Mapping[str, Vectors]
@@ -34,7 +34,7 @@ def fedmsplit(*, temperature: Positive = 0.5) -> Strategy:
     """Send every site its own mixture of the owners' blocks; a low `temperature` mixes the most alike."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        ends = {update.site: _end(state, update) for update in updates}
+        ends = {sender(update): _end(state, update) for update in updates}
         for group, (sites, weights) in mixtures(ends, temperature).items():
             rows = [ends[site][group] for site in sites]
             for site, row in zip(sites, weights.tolist(), strict=True):
@@ -83,7 +83,7 @@ def _related(group: str, owners: Mapping[str, list[str]], views: Mapping[str, Te
 
 
 def _end(state: State, update: Update) -> Vectors:
-    start = model_for(state, update.site)
+    start = model_for(state, sender(update))
     return {
         group: start[group] - state.parameters[group] + delta
         for group, delta in update.deltas.items()

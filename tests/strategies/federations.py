@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from protocol.update import Update, Vectors
-from strategies.base import Strategy
+from strategies.base import Received, Strategy
 from strategies.catalogue import STRATEGIES
 
 SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
@@ -39,7 +39,7 @@ def federations(draw: st.DrawFn, rounds: int = 3, most_sites: int = 7) -> Federa
     steps = [float(draw(st.integers(1, 30))) for _ in sites]
     played = [
         tuple(
-            replace(update(rng, owned, taken), site=f"site {number}")
+            Received(**vars(update(rng, owned, taken)), site=f"site {number}")
             for number, (owned, taken) in enumerate(zip(counts, steps, strict=True))
         )
         for _ in range(rounds)

@@ -14,7 +14,7 @@ from torch import Tensor
 from protocol.errors import RecipeError
 from protocol.recipe import Part, build
 from protocol.update import Update, Vectors
-from strategies.base import State, Strategy
+from strategies.base import Received, State, Strategy
 from strategies.catalogue import STRATEGIES
 from tests.strategies.federations import SIZES, Federation, copied, failing, federations, made, stream
 
@@ -264,6 +264,6 @@ def one_of_five() -> Federation:
 
     def one(site: str) -> Update:
         delta = {"shared": torch.from_numpy(rng.normal(size=6).astype(np.float32))}
-        return Update(delta, {"shared": 10}, 3.0, {"control": copied(delta)}, site)
+        return Received(delta, {"shared": 10}, 3.0, {"control": copied(delta)}, site)
 
     return Federation({"shared": torch.zeros(6)}, tuple(tuple(map(one, "abcde")) for _ in range(2)))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.update import Update
+from strategies.base import sender
 
 Array = NDArray[np.float64]
 Arrays = dict[str, Array]
@@ -225,11 +226,13 @@ def fedmsplit(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     """With temperature 0.5, one pair of sites at a time; `memory` holds each site's own blocks."""
 
     def own(site: Update, g: str) -> Array:
-        return memory.get(site.site + g, x[g]) + arrays(site)[g] - x[g]
+        return memory.get(sender(site) + g, x[g]) + arrays(site)[g] - x[g]
 
     def attends(site: Update, other: Update, g: str) -> float:
-        scores = {u.site: math.exp(cosine(own(site, g), own(u, g)) / 0.5) for _, _, u in owners(updates, g)}
-        return scores[other.site] / sum(scores.values())
+        scores = {
+            sender(u): math.exp(cosine(own(site, g), own(u, g)) / 0.5) for _, _, u in owners(updates, g)
+        }
+        return scores[sender(other)] / sum(scores.values())
 
     def relation(site: Update, other: Update, g: str) -> float:
         both = [h for h in site.deltas if h in other.deltas]
@@ -241,9 +244,9 @@ def fedmsplit(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
         for site in sites:
             row = [relation(site, other, g) for other in sites]
             ends = [x[g] + own(other, g) for other in sites]
-            mixed[site.site + g] = sum(r * end for r, end in zip(row, ends, strict=True)) / sum(row)
+            mixed[sender(site) + g] = sum(r * end for r, end in zip(row, ends, strict=True)) / sum(row)
     for g in x:
-        mixtures = [mixed[u.site + g] for _, _, u in owners(updates, g)]
+        mixtures = [mixed[sender(u) + g] for _, _, u in owners(updates, g)]
         x[g] = sum(mixtures) / len(mixtures) if mixtures else x[g]
     memory.update(mixed)
 
