@@ -76,7 +76,7 @@ def coarsened(tally: Tally, step: float, told: Callable[[int], int]) -> Tally | 
     None where nothing is left to tell: no count, or a kind whose sums are not a mean's. A histogram
     of scores or a confusion matrix shows single cases, however its cells are rounded.
     """
-    if METRICS[tally.kind].value is not _ratio or not (count := told(round(tally.count))):
+    if METRICS[tally.kind].value is not _ratio or not tally.count or not (count := told(round(tally.count))):
         return None
     value = round(tally.value / step) * step
     return Tally(tally.kind, (value * count, float(count), *(float(told(round(n))) for n in tally.sums[2:])))

@@ -40,6 +40,7 @@ def test_processes_are_killed_in_the_middle_of_rounds(federation: Federation, tm
     record = read_record(run)
     assert [r.number for r in record.rounds] == [1, 2, 3, 4, 5]
     assert all([s.status for s in r.sites] == ["accepted"] * len(SITES) for r in record.rounds)
+    assert record.subsets.keys() == set(SITES)
     assert same(final(run), final(_straight(federation, run, tmp_path / "straight")))
 
 

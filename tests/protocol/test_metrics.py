@@ -213,3 +213,7 @@ def test_a_coarse_mean_has_a_coarse_value_over_a_coarse_count_and_nothing_else_i
         assert told.count == 5 * (tally.count // 5)
         assert told.value == pytest.approx(round(tally.value / 0.25) * 0.25)
         assert all(each % 5 == 0 for each in told.sums[1:])
+
+
+def test_a_mean_over_nobody_is_not_told_where_counts_are_told_as_one_step_at_least() -> None:
+    assert coarsened(zero("dice"), 0.25, lambda count: max(5, count)) is None
