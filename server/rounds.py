@@ -30,7 +30,7 @@ from server.roster import Member, choose
 from server.secure import SecureRound
 from server.wire import Arrival, Wire
 from server.witness import Witness
-from strategies.base import State, Strategy
+from strategies.base import Received, State, Strategy
 
 log = logging.getLogger("consilium.rounds")
 
@@ -129,7 +129,7 @@ def admitted(
         book.heard(task.round, verdict)
         if update is not None:
             heard.norms.append(norm)
-            yield update
+            yield Received(**vars(update), site=member.site)
     if len(heard.norms) < plan.recipe.roster.quorum:
         told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard.sites if s.status != "accepted")
         msg = f"{len(heard.norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"
@@ -178,12 +178,12 @@ def judge(
 
 def train_task(plan: Plan, state: State, member: Member, number: int) -> Task:
     """Return what `member` is asked to train: only the groups that it owns travel."""
-    owned = [group for group in state.parameters if group in member.owned]
+    model = plan.strategy.model_for(state, member.site)
     received = {
         name: {g: v for g, v in state.memory[name].items() if g in member.owned}
         for name in plan.strategy.sends
     }
-    vectors = {group: state.parameters[group] for group in owned}
+    vectors = {group: vector for group, vector in model.items() if group in member.owned}
     told = plan.told(member.site)
     return Task(
         "train", plan.run, number, plan.text, plan.attempt, vectors, received, told, signature=plan.signature
@@ -207,7 +207,8 @@ def evaluate(
     for member in plan.members:
         if not member.summary.cases.get(split):
             continue
-        vectors = {g: v for g, v in state.parameters.items() if g in member.usable}
+        model = plan.strategy.model_for(state, member.site)
+        vectors = {g: v for g, v in model.items() if g in member.usable}
         facts = {"split": split, "subsets": subsets} | plan.told(member.site)
         task = Task(
             "evaluate",

@@ -86,6 +86,23 @@ class Promise:
 
 
 @dataclass(frozen=True)
+class Received(Update):
+    """An accepted update and the site that it came from: the server's word, a site never sends one."""
+
+    site: str = ""
+
+
+def sender(update: Update) -> str:
+    """Return the site that an update came from; "" where nobody knows, as of a sum."""
+    return update.site if isinstance(update, Received) else ""
+
+
+def _common(state: State, site: str) -> Vectors:
+    del site
+    return state.parameters
+
+
+@dataclass(frozen=True)
 class Strategy:
     """How a federation learns.
 
@@ -96,7 +113,8 @@ class Strategy:
     with the one returned.
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`. `promise`
-    is what the parameters after each step hide, if the strategy noises them.
+    is what the parameters after each step hide, if the strategy noises them. `model_for(state, site)`
+    is what a site is sent: the parameters, unless a strategy keeps a model for each site.
     """
 
     init: Callable[[Vectors], State]
@@ -104,6 +122,7 @@ class Strategy:
     sends: tuple[str, ...] = ()
     local: Local = field(default_factory=Local)
     promise: Promise | None = None
+    model_for: Callable[[State, str], Vectors] = _common
 
 
 def initial(parameters: Vectors, *names: str) -> State:

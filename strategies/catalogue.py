@@ -8,6 +8,7 @@ from strategies.dp_fedavg import dp_fedavg
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
+from strategies.fedmsplit import fedmsplit
 from strategies.fednova import fednova
 from strategies.fedopt import fedadagrad, fedadam, fedyogi
 from strategies.fedper import fedper
@@ -16,6 +17,7 @@ from strategies.geometric_median import geometric_median
 from strategies.krum import krum
 from strategies.local import local
 from strategies.median import median
+from strategies.modality_balanced import modality_balanced
 from strategies.norm_bounding import norm_bounding
 from strategies.scaffold import scaffold
 from strategies.trimmed_mean import trimmed_mean
@@ -28,6 +30,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": fedavg,
     "fedavgm": fedavgm,
     "fedbn": fedbn,
+    "fedmsplit": fedmsplit,
     "fednova": fednova,
     "fedper": fedper,
     "fedprox": fedprox,
@@ -36,6 +39,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "krum": krum,
     "local": local,
     "median": median,
+    "modality_balanced": modality_balanced,
     "norm_bounding": norm_bounding,
     "scaffold": scaffold,
     "trimmed_mean": trimmed_mean,

@@ -27,7 +27,7 @@ class OwnerSums:
         self.vectors = spare
         self.weights: dict[str, float] = {}
 
-    def add(self, vectors: Vectors, counts: Mapping[str, int], scale: float = 1.0) -> None:
+    def add(self, vectors: Vectors, counts: Mapping[str, float], scale: float = 1.0) -> None:
         """Add one site's `vectors`, each `counts[group] * scale` times.
 
         A group of no case (count 0) is not the site's and is left out.

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import consilium
+from models import exported
 from protocol.recipe import load_recipe
 from server import checkpoint
 from server.book import unflatten

@@ -1,14 +1,14 @@
 """Federations for the tests: updates with missing owners, and streams that take their memory back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
 from protocol.update import Update, Vectors
-from strategies.base import Strategy
+from strategies.base import Received, Strategy
 from strategies.catalogue import STRATEGIES
 
 SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
@@ -38,7 +38,10 @@ def federations(draw: st.DrawFn, rounds: int = 3, most_sites: int = 7) -> Federa
     counts = [dict.fromkeys(sorted(owned), draw(st.integers(1, 400))) for owned in sites]
     steps = [float(draw(st.integers(1, 30))) for _ in sites]
     played = [
-        tuple(update(rng, owned, taken) for owned, taken in zip(counts, steps, strict=True))
+        tuple(
+            Received(**vars(update(rng, owned, taken)), site=f"site {number}")
+            for number, (owned, taken) in enumerate(zip(counts, steps, strict=True))
+        )
         for _ in range(rounds)
     ]
     return Federation(vectors(rng, SIZES), tuple(played))
@@ -57,9 +60,8 @@ def vectors(rng: np.random.Generator, groups: dict[str, int]) -> Vectors:
 def stream(updates: Sequence[Update]) -> Iterator[Update]:
     """Yield copies one at a time and overwrite each with NaN as soon as the next is asked for."""
     for each in updates:
-        lent = Update(
-            copied(each.deltas), dict(each.counts), each.steps, {n: copied(v) for n, v in each.extras.items()}
-        )
+        extras = {n: copied(v) for n, v in each.extras.items()}
+        lent = replace(each, deltas=copied(each.deltas), counts=dict(each.counts), extras=extras)
         yield lent
         for given in (lent.deltas, *lent.extras.values()):
             for vector in given.values():

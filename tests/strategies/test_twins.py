@@ -16,6 +16,9 @@ PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "fedavg": (STRATEGIES["fedavg"](), twins.fedavg),
     "uniform": (STRATEGIES["fedavg"](weights="uniform"), twins.uniform),
     "zero_fill": (STRATEGIES["fedavg"](weights="zero_fill"), twins.zero_fill),
+    "modality_balanced": (STRATEGIES["modality_balanced"](), twins.modality_balanced),
+    "half_balanced": (STRATEGIES["modality_balanced"](balance=0.5), twins.half_balanced),
+    "fedmsplit": (STRATEGIES["fedmsplit"](), twins.fedmsplit),
     "fedavgm": (STRATEGIES["fedavgm"](momentum=0.9, server_rate=0.5), twins.fedavgm),
     "fedadagrad": (STRATEGIES["fedadagrad"](server_rate=0.3, beta_1=0.8, tau=1e-2), twins.fedadagrad),
     "fedadam": (STRATEGIES["fedadam"](**ADAPTIVE), twins.fedadam),
@@ -71,6 +74,9 @@ def test_strategy_is_its_twin(name: str, federation: Federation) -> None:
         ("zero_fill", twins.fedavg),
         ("fednova", twins.fedavg),
         ("median", twins.uniform),
+        ("modality_balanced", twins.fedavg),
+        ("modality_balanced", twins.half_balanced),
+        ("fedmsplit", twins.uniform),
     ],
 )
 def test_twins_tell_rules_apart(name: str, twin: Callable[..., None]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.update import Update
+from strategies.base import sender
 
 Array = NDArray[np.float64]
 Arrays = dict[str, Array]
@@ -53,6 +54,35 @@ def zero_fill(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
             total, cases = total + n * sent, cases + n
         if cases:
             x[g] = x[g] + total / cases
+
+
+def modality_balanced(x: Arrays, memory: Arrays, updates: list[Update], balance: float = 1.0) -> None:
+    """Modality by modality: its mean over the sites, then the mean of these."""
+    for g in x:
+        total, weight = np.zeros_like(x[g]), 0.0
+        kinds = sorted({m for _, _, u in owners(updates, g) for m in u.counts if m.startswith("modality:")})
+        for kind in [*kinds, None]:
+            moved, cases = np.zeros_like(x[g]), 0.0
+            for delta, n, u in owners(updates, g):
+                held = {m: count for m, count in u.counts.items() if m.startswith("modality:")}
+                if kind is None:
+                    part = 0 if held else n
+                elif g.startswith("modality:"):
+                    part = n if g == kind else 0
+                else:
+                    part = n * held.get(kind, 0) / max(sum(held.values()), 1)
+                moved, cases = moved + part * delta, cases + part
+            if cases:
+                total, weight = (
+                    total + cases ** (1 - balance) * moved / cases,
+                    weight + cases ** (1 - balance),
+                )
+        if weight:
+            x[g] = x[g] + total / weight
+
+
+def half_balanced(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    modality_balanced(x, memory, updates, 0.5)
 
 
 def fedavgm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
@@ -190,3 +220,42 @@ def geometric_median(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
             weights = [1 / max(1e-6, math.sqrt(float(((z - delta) ** 2).sum()))) for delta in sent]
             z = sum(w * delta for w, delta in zip(weights, sent, strict=True)) / sum(weights)
         x[g] = x[g] + z
+
+
+def fedmsplit(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With temperature 0.5, one pair of sites at a time; `memory` holds each site's own blocks."""
+
+    def own(site: Update, g: str) -> Array:
+        return memory.get(sender(site) + g, x[g]) + arrays(site)[g] - x[g]
+
+    def attends(site: Update, other: Update, g: str) -> float:
+        scores = {
+            sender(u): math.exp(cosine(own(site, g), own(u, g)) / 0.5) for _, _, u in owners(updates, g)
+        }
+        return scores[sender(other)] / sum(scores.values())
+
+    def relation(site: Update, other: Update, g: str) -> float:
+        both = [h for h in site.deltas if h in other.deltas]
+        return attends(site, other, g) * sum(attends(site, other, h) for h in both) / len(both)
+
+    mixed: Arrays = {}
+    for g in x:
+        sites = [u for _, _, u in owners(updates, g)]
+        for site in sites:
+            row = [relation(site, other, g) for other in sites]
+            ends = [x[g] + own(other, g) for other in sites]
+            mixed[sender(site) + g] = sum(r * end for r, end in zip(row, ends, strict=True)) / sum(row)
+    for g in x:
+        mixtures = [mixed[sender(u) + g] for _, _, u in owners(updates, g)]
+        x[g] = sum(mixtures) / len(mixtures) if mixtures else x[g]
+    memory.update(mixed)
+
+
+def cosine(a: Array, b: Array) -> float:
+    """Return the cosine of two vectors."""
+    return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+
+def arrays(update: Update) -> Arrays:
+    """Return an update's deltas in double precision."""
+    return {g: v.numpy().astype(np.float64) for g, v in update.deltas.items()}
