@@ -18,6 +18,7 @@ from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.parallel_unet import parallel_unet
+from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
 from models.zoo.volume_classifier import volume_classifier
@@ -30,6 +31,7 @@ MODELS: Catalogue = {
     "encoders_unet": encoders_unet,
     "mm_cascade": mm_cascade,
     "parallel_unet": parallel_unet,
+    "parallel_unet_holder": parallel_unet_holder,
     "table_linear": table_linear,
     "table_mlp": table_mlp,
     "volume_classifier": volume_classifier,
@@ -37,7 +39,7 @@ MODELS: Catalogue = {
 
 _FITTING = MappingProxyType(
     {
-        "segmentation": "dice_ce, dice, bce or focal",
+        "segmentation": "dice_ce, dice, dice_holder, dice_pseudo_holder, bce or focal",
         "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
         "survival": "cox or exponential",
         "pretext": "own",
@@ -87,7 +89,9 @@ def _refuse_buffers(model: MultiModal, name: str) -> None:
 def _refuse_pretexts(model: MultiModal, recipe: Recipe) -> None:
     for name in pretexts_of(recipe.heads):
         if type(model).pretext is MultiModal.pretext:
-            raise RecipeError(f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae")
+            raise RecipeError(
+                f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or parallel_unet_holder"
+            )
 
 
 def _check_fit(name: str, head: Head, objective: Objective) -> None:

@@ -19,17 +19,21 @@ outputs `grade+1`, `grade+2` beside `grade`, each with the head's own loss.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.divergence import holder, pseudo_holder
 from models.masking import rows
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 from protocol.recipe import Catalogue, Head, NotNegative, Positive
+from protocol.typed import Rule
 
+AboveOne = Annotated[float, Rule("> 1", lambda value: value > 1)]
 Coupling = Literal["case", "batch", "site"]
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -111,6 +115,19 @@ def dice_ce(*, smooth: Positive = 1.0) -> Objective:
     return Objective(losses, "case", _is_segmentation)
 
 
+def dice_holder(*, alpha: AboveOne = 1.1, gamma: Positive = 1.0, smooth: Positive = 1.0) -> Objective:
+    """Dice plus the Hoelder divergence of prediction and truth, each as shares of a softmax over voxels."""
+    return _dice_and(partial(holder, alpha=alpha, gamma=gamma), smooth)
+
+
+def dice_pseudo_holder(*, alpha: AboveOne = 1.1, smooth: Positive = 1.0) -> Objective:
+    """The same with the pseudo-divergence, as released: a prediction that is the truth still costs something.
+
+    There the softmax runs along the first spatial axis, which makes the loss depend on how a scan lies.
+    """
+    return _dice_and(partial(pseudo_holder, alpha=alpha), smooth)
+
+
 def bce() -> Objective:
     """Binary cross-entropy: a yes-or-no classification, or the mean over a segmentation's voxels.
 
@@ -168,6 +185,8 @@ OBJECTIVES: Catalogue = {
     "cox": cox,
     "dice": dice,
     "dice_ce": dice_ce,
+    "dice_holder": dice_holder,
+    "dice_pseudo_holder": dice_pseudo_holder,
     "exponential": exponential,
     "focal": focal,
     "own": own,
@@ -184,6 +203,16 @@ def _dice(smooth: float) -> Function:
 def _bce(logits: Tensor, target: Tensor) -> Tensor:
     truth = target.to(logits.dtype).view_as(logits)  # a class (B,) becomes (B, 1)
     return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(1).mean(1)
+
+
+def _dice_and(divergence: Callable[[Tensor, Tensor], Tensor], smooth: float) -> Objective:
+    overlap = _dice(smooth)
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        chances, truth = (x.flatten(2).log_softmax(2) for x in (logits.sigmoid(), target.to(logits.dtype)))
+        return overlap(logits, target) + divergence(chances, truth).mean(1)
+
+    return Objective(losses, "case", _is_segmentation)
 
 
 def _ce(logits: Tensor, target: Tensor) -> Tensor:

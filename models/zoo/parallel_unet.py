@@ -49,11 +49,7 @@ class ParallelUNet(MultiModal):
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits."""
-        levels = {
-            name: self.encoder(padded(seen[name].x, self.plan), modality_group(name))
-            for name in self.images
-            if seen[name].anybody
-        }
+        levels = self.levels(seen)
         image, channels = seen[self.images[0]].x, self.plan.channels
         outputs: dict[str, Tensor] = {}
         if self.decoder is not None:
@@ -65,6 +61,14 @@ class ParallelUNet(MultiModal):
             vectors = {n: pooled(each[-1]) for n, each in levels.items()} | encoded(self.tables, seen)
             outputs |= predictions(self.vectors, masked_mean(vectors, seen, (len(image), channels[-1])))
         return outputs
+
+    def levels(self, seen: Mapping[str, Seen]) -> dict[str, list[Tensor]]:
+        """Return the encoder's maps, finest first, of every image that anybody has."""
+        return {
+            name: self.encoder(padded(seen[name].x, self.plan), modality_group(name))
+            for name in self.images
+            if seen[name].anybody
+        }
 
 
 def parallel_unet(

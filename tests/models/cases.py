@@ -8,11 +8,11 @@ from torch import Tensor
 from protocol.batch import Batch
 from protocol.recipe import Head, Modality, Part, Recipe
 
-SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet")
-FUSING = ("encoders_unet", "parallel_unet")
+SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet", "parallel_unet_holder")
+FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
-PRETEXT = ("bm_mae",)
+PRETEXT = ("bm_mae", "parallel_unet_holder")
 MAPPING = (*SEGMENTING, "bm_mae")
 ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
 
@@ -34,8 +34,8 @@ TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Recipe:
     """Every kind of head that the model can predict, from every kind of modality that it reads."""
     heads = VECTOR_HEADS | (TUMOUR if name in MAPPING else {})
+    heads |= SCAN if name in PRETEXT else {}
     if name in OF_IMAGES:
-        heads |= SCAN if name in PRETEXT else {}
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)
     if name in TABULAR:

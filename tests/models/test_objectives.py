@@ -41,6 +41,8 @@ EXAMPLES = {
     "cox": (normal(CASES, 1), survival()),
     "dice": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "dice_ce": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
+    "dice_holder": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
+    "dice_pseudo_holder": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "exponential": (normal(CASES, 1), survival()),
     "focal": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "own": (normal(CASES, 1), torch.empty(CASES, 0)),

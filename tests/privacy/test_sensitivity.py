@@ -18,7 +18,7 @@ from privacy.dpsgd import Losses
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 from protocol.recipe import Head, Part, Recipe
-from tests.models.cases import MAPPING, PRETEXT, TABULAR, batch_for, presence, recipe_for
+from tests.models.cases import MAPPING, PRETEXT, SEGMENTING, TABULAR, TUMOUR, batch_for, presence, recipe_for
 from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
 from tests.privacy.networks import Plain, built, cases
 
@@ -54,7 +54,8 @@ def influence(
     per_group: bool = False,
 ) -> float:
     """The sensitivity of one step of a freshly drawn model on freshly drawn, incomplete cases."""
-    recipe = replace(recipe_for(name, dims, seed), heads={"y": head})
+    beside = TUMOUR if head.kind == "pretext" and name in SEGMENTING else {}  # which has none alone
+    recipe = replace(recipe_for(name, dims, seed), heads={"y": head} | beside)
     model = build_model(recipe).train()
     everything = tuple(recipe.modalities)
     owned = [everything, everything[1:], everything[:1], everything]
