@@ -22,7 +22,8 @@ test test-deploy docs: export OMP_NUM_THREADS := 1
 test: setup  ## run the tests
 	$(BIN)/pytest -m "not slow and not deploy" -n 2
 
-test-deploy: setup  ## run a federation of real processes, and kill them
+test-deploy: setup  ## run real federations, in processes and containers (deploy/ci-tools)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,deploy]'
 	$(BIN)/pytest -m deploy tests/deploy
 
 check: setup  ## style, format, types, and who imports whom

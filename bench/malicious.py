@@ -110,7 +110,8 @@ def attempts(coordinator: Coordinator) -> Iterator[Got]:
     """Make every attempt, in order."""
     yield _honest(coordinator)
     for site, (asked, recipe) in zip(HOSPITALS[3:], weakened().items(), strict=False):
-        yield said(asked, coordinator.ask("train", recipe, site))
+        # Under a name of its own: as another model of "run" it would be refused for that alone.
+        yield said(asked, coordinator.ask("train", recipe, site, run=recipe.name + "-weakened"))
     yield _twice(coordinator)
     yield said("round 3, then round 1 again", coordinator.ask("train", round=3), coordinator.ask("train"))
     yield said("round 99 of 3", coordinator.ask("train", round=99))
@@ -218,12 +219,15 @@ def _read_out(coordinator: Coordinator) -> Got:
         reply = coordinator.ask("evaluate", _READER, vectors=_step_at(middle))
         if reply.error is not None:
             return said(asked, reply)
+        if _COUNTED not in reply.facts["scores"].get("own", {}):
+            return Got(asked, refused=True, why="no score left that counts single predictions")
         low, high = (middle, high) if _anybody(reply) else (low, middle)
     hit = abs(low - truth) < 1e-3  # noqa: PLR2004 - three decimals are the value
     why = f"largest 'ehr' value of its validation patients read as {low:.4f}, it is {truth:.4f}"
     return Got(asked, refused=not hit, why=why)
 
 
+_COUNTED = "same/mcc"
 _READER = Recipe(
     "reader",
     {"ehr": Modality("table", 6)},
@@ -248,7 +252,7 @@ def _step_at(threshold: float) -> Vectors:
 
 def _anybody(reply: Reply) -> bool:
     """Say whether a case was predicted positive: the confusion matrix has its counts by prediction."""
-    told = reply.facts["scores"]["own"]["same/mcc"]
+    told = reply.facts["scores"]["own"][_COUNTED]
     rows = Tally(told["kind"], tuple(told["sums"])).sums
     return rows[1] + rows[3] > 0
 

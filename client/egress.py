@@ -2,19 +2,20 @@
 
 Whatever the training code did, only an update that passes `release` is sent: no private group,
 no group that the site does not own, no count that the cohort does not have, no more bytes than the
-policy allows. And every fact in a reply passes `leave`, which lets through what has a line here:
+policy allows. And every value of a reply, however deep, passes `leave`, which lets through what has
+a line here:
 
     accounted    under differential privacy: covered by the epsilon that stands beside it
     suppressed   does not leave
     declared     leaves outside any guarantee, and `statement` says so to whoever reads the report
 
-A fact without a line does not leave: who adds one decides here which of the three it is.
+A value without a line does not leave: who adds one decides here which of the three it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from client.policy import Leaves, Policy, too_large
 from client.site import Site
@@ -25,27 +26,49 @@ from protocol.metrics import Tally, coarsened
 from protocol.recipe import Recipe
 from protocol.update import Update
 
-FACTS = {
-    "summary": "counts",
-    "owned": "counts",
-    "usable": "counts",
-    "leaves": "counts",
-    "scores": "scores",
-    "loss": "loss",
-    "seconds": "times",
-    "epsilon": "spending",
-    "epsilon_pld": "spending",
-    "epsilon_alone": "spending",
-    "delta": "spending",
-    "noise_multiplier": "spending",
-    "advert": "keys",
-    "letters": "keys",
-    "signature": "keys",
-    "revealed": "keys",
+VALUES = {
+    "update/deltas/*": "updates",
+    "update/extras/*/*": "updates",
+    "update/counts/*": "counts",
+    "update/steps": "times",
+    "facts/summary/site": "names",
+    "facts/summary/patients/*": "counts",
+    "facts/summary/cases/*": "counts",
+    "facts/summary/patterns/*": "counts",
+    "facts/summary/labels/*": "counts",
+    "facts/owned/*": "counts",
+    "facts/usable": "counts",
+    "facts/leaves/*": "names",
+    "facts/scores/*/*/kind": "scores",
+    "facts/scores/*/*/sums": "scores",
+    "facts/loss": "loss",
+    "facts/seconds": "times",
+    "facts/epsilon": "spending",
+    "facts/epsilon_pld": "spending",
+    "facts/epsilon_alone": "spending",
+    "facts/delta": "spending",
+    "facts/noise_multiplier": "spending",
+    "facts/advert/*": "keys",
+    "facts/letters/*": "keys",
+    "facts/signature": "keys",
+    "facts/revealed/mask_keys/*": "keys",
+    "facts/revealed/seeds/*/*": "keys",
 }
-"""A fact in a reply -> its line in `statement`."""
+"""The place of a value in a reply, `*` for a name of somebody's choice -> its line in `statement`."""
+
+AROUND = {
+    "version": "names",
+    "site": "names",
+    "kind": "names",
+    "run": "names",
+    "round": "names",
+    "error": "times",
+    "facts/heads/*": "books",
+}
+"""What is put around and beside them when the reply is written down and packed; a task's words come back."""
 
 ACCOUNTED, SUPPRESSED, DECLARED = "accounted", "suppressed", "declared"
+_LINES = [(pattern.split("/"), line) for pattern, line in VALUES.items()]
 
 
 def release(update: Update, owned: Mapping[str, int], leaves: Leaves | None = None) -> Update:
@@ -67,14 +90,41 @@ def release(update: Update, owned: Mapping[str, int], leaves: Leaves | None = No
 
 def leave(reply: Reply, site: Site) -> Reply:
     """Return the reply with those of its facts that may leave, as coarse as the policy wants them."""
-    if stray := sorted(reply.facts.keys() - FACTS.keys()):
-        msg = f"facts {stray} may not leave this site: nothing says whether they are covered by privacy"
+    lines = {place: _line(place) for place in _places(reply)}
+    if stray := sorted("/".join(place) for place, line in lines.items() if not line):
+        msg = f"{stray} may not leave this site: nothing says whether they are covered by privacy"
         raise PrivacyError(msg)
     fates = statement(site.policy, site.recipe)
-    facts = {name: fact for name, fact in reply.facts.items() if fates[FACTS[name]] != SUPPRESSED}
+    hidden = {place[1] for place, line in lines.items() if place[0] == "facts" and fates[line] == SUPPRESSED}
+    facts = {name: fact for name, fact in reply.facts.items() if name not in hidden}
     if "scores" in reply.facts:
         facts["scores"] = _told(site, reply.facts["scores"])
     return replace(reply, facts=facts)
+
+
+def _places(reply: Reply) -> Iterator[tuple[str, ...]]:
+    yield from _inside(("facts",), reply.facts)
+    if reply.update is not None:
+        yield from _inside(("update",), vars(reply.update))
+
+
+def _inside(place: tuple[str, ...], value: object) -> Iterator[tuple[str, ...]]:
+    if not isinstance(value, Mapping):
+        yield place
+        return
+    for name, inner in cast("Mapping[str, object]", value).items():
+        yield from _inside((*place, name), inner)
+
+
+def _line(place: tuple[str, ...]) -> str:
+    """Return a value's line, "" where it has none."""
+    return next((line for pattern, line in _LINES if _is_at(place, pattern)), "")
+
+
+def _is_at(place: tuple[str, ...], pattern: list[str]) -> bool:
+    return len(place) == len(pattern) and all(
+        p in ("*", name) for p, name in zip(pattern, place, strict=True)
+    )
 
 
 def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
@@ -94,7 +144,9 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
         "keys": f"{DECLARED}: public keys, sealed shares, signatures"
         if recipe.secure.enabled
         else SUPPRESSED,
-        "times": f"{DECLARED}: seconds, bytes, steps, and whether the site answered",
+        "times": f"{DECLARED}: seconds, bytes, steps, whether the site answered, and if not, why",
+        "books": f"{DECLARED}: how many entries ledger and audit log have, their hashes, a signature",
+        "names": f"{DECLARED}: of site, run, round and question, and this table",
     }
 
 

@@ -14,21 +14,26 @@ from client.machine import read_machine, settings_of
 from client.operate import serve
 from privacy.audit import read
 from protocol.children import kept, stop_keeper, table
+from protocol.monitor import monitoring
 from protocol.tail import show
 
 Home = Annotated[
     Path, typer.Option(envvar="CONSILIUM_HOME", help="the site's folder; by default the current one")
 ]
+Monitor = Annotated[
+    int, typer.Option(min=0, max=65535, help="loopback port for health and Prometheus metrics; 0: none")
+]
 HERE = Path()
 
 
-def start(home: Home = HERE) -> None:
+def start(home: Home = HERE, monitor: Monitor = 0) -> None:
     """Take part: wait for the coordinator, do what it asks and the policy allows, until Ctrl-C or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     here = SiteHome(home.resolve())
     machine = read_machine(here)
     typer.echo(f"site '{machine.site}' for {machine.server}; logs in {here.logs}; Ctrl-C stops")
-    serve(here)
+    with monitoring(here.state, monitor):
+        serve(here)
 
 
 def status(home: Home = HERE) -> None:

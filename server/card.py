@@ -66,6 +66,25 @@ def markdown(title: str, parts: Sequence[Chapter]) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def chosen(record: RunRecord, recipe: Recipe) -> str:
+    """Return a sentence on what the scores decide: no noise covers that either."""
+    fixed = "No site is left out and no run ends early because of a score."
+    if not recipe.evaluation.select or not any(ended.scores for ended in record.rounds):
+        return f"Scores choose nothing. {fixed}"
+    return (
+        f"Which round's parameters count as the best ({recipe.evaluation.select}) follows from the scores of "
+        f"validation {UNIT}s, and so tells of these without noise; the last round's do not. {fixed}"
+    )
+
+
+def leaving(record: RunRecord) -> list[Table]:
+    """Return every kind of value that leaves a site, as the sites told at the start; [] if none did."""
+    sites = [site for site in record.sites if site.leaves]
+    kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
+    rows = [(kind, *(site.leaves.get(kind, _NONE) for site in sites)) for kind in kinds]
+    return [Table(("what leaves", *(site.site for site in sites)), rows)] if rows else []
+
+
 def card(record: RunRecord, recipe: Recipe) -> str:
     """Return the Markdown of a run's card."""
     return markdown(f"Model card: {recipe.name}", chapters(record, recipe))
@@ -105,14 +124,14 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
             "None. The model was trained without differential privacy: nothing is promised about what it, "
             "or the updates that made it, reveal of single patients."
         )
-        return Chapter("Privacy", words)
+        return Chapter("Privacy", words, leaving(record))
     words = (
         f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
         f"{_MECHANISMS[recipe.privacy.mechanism]}, each of whom has at most one case in a step and a "
         f"gradient of at most clip norm "
         f"{recipe.privacy.clip_norm:g}. It holds against everybody who sees updates or parameters. "
         f"Budget of a run: epsilon {recipe.privacy.epsilon:g}. Outside this guarantee, and without noise: "
-        f"{OUTSIDE}."
+        f"{OUTSIDE}. {chosen(record, recipe)}"
     )
     head = (
         "site",
@@ -126,7 +145,8 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
     last = {site.site: told[-1] for site, told in _last_spent(record)}
-    return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), [Table(head, rows)])
+    tables = [Table(head, rows), *leaving(record)]
+    return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), tables)
 
 
 _MECHANISMS = {

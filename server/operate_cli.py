@@ -23,6 +23,7 @@ from privacy.keys import FEDERATION
 from protocol.children import is_kept, kept, stop_keeper, table
 from protocol.claim import holder
 from protocol.errors import CheckpointError
+from protocol.monitor import monitoring
 from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
 from server.app import CONDUCTOR, LOG, sign
@@ -45,6 +46,9 @@ Home = Annotated[
 ]
 Lines = Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")]
+Monitor = Annotated[
+    int, typer.Option(min=0, max=65535, help="loopback port for health and Prometheus metrics; 0: none")
+]
 Run = Annotated[
     str,
     typer.Argument(help="a run's name, or enough of its beginning; by default the newest", metavar="[RUN]"),
@@ -58,13 +62,14 @@ server = typer.Typer(help="Run the coordinator's server.", no_args_is_help=True)
 
 
 @server.command("start")
-def start_server(home: Home = HERE) -> None:
+def start_server(home: Home = HERE, monitor: Monitor = 0) -> None:
     """Run the server's processes until Ctrl-C or SIGTERM; what dies is started again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     here = CoordinatorHome(home.resolve())
     typer.echo(f"{read_federation(here.federation).server.address}; logs in {here.logs}; Ctrl-C stops")
-    serve(here)
+    with monitoring(here.state, monitor):
+        serve(here)
 
 
 @server.command("status")

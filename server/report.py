@@ -13,7 +13,7 @@ from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
-from server.card import OUTSIDE, Chapter, chapters
+from server.card import OUTSIDE, Chapter, chapters, chosen, leaving
 from server.evidence import KINDS, Attack, Evidence, verdict
 from server.heat import shades
 from server.record import RunRecord, Scores, SiteRound
@@ -308,8 +308,8 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
         title,
         f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
-        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. The "
-        "second table says in which form each leaves, where it does.",
+        f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. "
+        f"{chosen(record, recipe)} The second table says in which form each leaves, where it does.",
         tag("div", chart("\u03b5 spent by this run, PRV", lines, "round", ""), class_="charts"),
         table(head, rows),
         *(tag("p", words) for words in assumption(recipe, {site: told[-1] for site, told in spent.items()})),
@@ -347,15 +347,14 @@ def _released(record: RunRecord, promise: Promise) -> list[Event]:
 
 
 def _what_leaves(record: RunRecord) -> Markup:
-    """Every kind of number that leaves a site, as the sites themselves told at the start."""
-    sites = [site for site in record.sites if site.leaves]
-    if not sites:
-        return Markup()
-    kinds = dict.fromkeys(kind for site in sites for kind in site.leaves)
-    rows = [
-        (kind, *(tag("td", site.leaves.get(kind, _NONE), class_="text") for site in sites)) for kind in kinds
-    ]
-    return table(("what leaves", *(site.site for site in sites)), rows, class_="words")
+    return join(
+        table(
+            told.head,
+            [(kind, *(tag("td", how, class_="text") for how in each)) for kind, *each in told.rows],
+            class_="words",
+        )
+        for told in leaving(record)
+    )
 
 
 def _spent_row(told: Sequence[SiteRound]) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def status_of(folder: Path) -> str:
 
 def _submit(folder: Path, home: Path, wanted: Wanted, last: Submission | None, control: Control) -> None:
     failures = _failures(folder, last) if last else 0
-    if last and time.time() < last.at + min(2.0**failures, LONGEST_PAUSE_S):
+    if last and _since(last.at) < min(2.0**failures, LONGEST_PAUSE_S):
         return
     config = {
         "folder": str(folder),
@@ -136,7 +136,7 @@ def _interrupted(folder: Path, last: Submission) -> Submission:
 def _end(folder: Path, last: Submission, control: Control) -> str | None:
     """Return why the submission has ended; None while it has not, or its process is still there."""
     why, pid = control.ended(last.flower), holder(folder / CONDUCTOR)
-    deaf = last.interrupted and time.time() > last.interrupted + STOP_S
+    deaf = last.interrupted and _since(last.interrupted) > STOP_S
     if pid is not None and (why is not None or deaf):
         log.warning("run %s: process %d is killed (%s)", folder.name, pid, why or "it does not stop")
         os.kill(pid, signal.SIGKILL)
@@ -145,6 +145,11 @@ def _end(folder: Path, last: Submission, control: Control) -> str | None:
         control.stop(last.flower)
         return "its process has ended"
     return why
+
+
+def _since(then: float) -> float:
+    """Return seconds since `then`, or until: a clock that was set back must not keep a run waiting for it."""
+    return abs(time.time() - then)
 
 
 def _began(folder: Path, last: Submission) -> bool:

@@ -12,6 +12,7 @@ SMALL = {
     "bench.jobs": ["trivial"],
     "bench.memory": [],
     "bench.aggregation": [],
+    "bench.epoch": ["2"],
 }
 
 

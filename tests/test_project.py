@@ -15,10 +15,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ROOMS = set(PROJECT["tool"]["importlinter"]["root_packages"])
-WANTED = [
-    Requirement(text)
-    for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
-]
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+WANTED = [Requirement(text) for text in PROJECT["project"]["dependencies"] + EXTRAS["dev"]]
+ELSEWHERE = [Requirement(text) for name in sorted(EXTRAS.keys() - {"dev"}) for text in EXTRAS[name]]
 LINES = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINNED = {canonicalize_name(name): pinned for name, _, pinned in (line.partition("==") for line in LINES)}
 
@@ -29,6 +28,11 @@ def test_what_is_wanted_is_pinned_and_installed(wanted: Requirement) -> None:
 
     assert wanted.specifier.contains(pinned)
     assert Version(version(wanted.name)).public == pinned
+
+
+@pytest.mark.parametrize("wanted", ELSEWHERE, ids=lambda wanted: wanted.name)
+def test_what_only_images_and_their_tests_want_is_pinned(wanted: Requirement) -> None:
+    assert wanted.specifier.contains(PINNED[canonicalize_name(wanted.name)])
 
 
 def test_constraints_are_names_and_versions_only() -> None:
@@ -82,7 +86,7 @@ def test_the_changelog_knows_the_version_or_is_about_to() -> None:
 def test_no_file_names_a_machine() -> None:
     """Paths of one machine and copies of private notes have no place in a public tree."""
     private = re.compile(r"/(?:work|home|root|Users)/\w")
-    folders = [ROOT / name for name in (*ROOMS, "bench", "docs", "recipes", "tests")]
+    folders = [ROOT / name for name in (*ROOMS, "bench", "deploy", "docs", "recipes", "tests")]
     files = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
     texts = [path for path in files if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt"}]
 

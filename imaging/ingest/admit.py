@@ -4,12 +4,14 @@
     NIfTI         values and affine alone; the patient is the folder that it lies in (BIDS: `sub-...`, with
                   a study for each `ses-...`; BraTS: with a study for each time point), the modality the
                   last word of its name
+    slices        pixels alone, see `imaging.ingest.slices`
 
 What is not admitted has one word as verdict and a sentence that names no patient. Whatever a file does to
 a parser is that file's failure alone; a disk that is full is nobody's, and ends the run.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from pydicom.dataset import Dataset
 
 from imaging.deidentify import deidentify, patient_of
 from imaging.dicom import failures, quiet, read_whole, text
+from imaging.ingest import slices
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import ADMITTED, CRASHED, MAY_IDENTIFY, NO_MODALITY, FileRow
+from imaging.ingest.journal import ADMITTED, CRASHED, MAY_IDENTIFY, NO_MODALITY, NOT_TAKEN, FileRow
 from imaging.ingest.settings import Method
 from imaging.ingest.walk import Entry, opened
 from imaging.reasons import Reason
@@ -37,7 +40,7 @@ def admit(desk: Desk, file: Entry) -> FileRow:
     entry = Entry(*file)
     try:
         with opened(entry, desk.work) as path:
-            return row(desk, entry, *(_nifti if is_nifti(entry) else _dicom)(desk, entry, path))
+            return row(desk, entry, *_reader(entry)(desk, entry, path))
     except DicomError as error:
         return row(desk, entry, error.reason, str(error).partition(": ")[2])
 
@@ -52,9 +55,10 @@ def row(desk: Desk, entry: Entry, *told: str) -> FileRow:
     return FileRow(desk.digest(entry), entry.size, entry.stamp, *told)
 
 
-def is_nifti(entry: Entry) -> bool:
-    """Tell a NIfTI file by its name."""
-    return entry.parts[-1].lower().endswith(NIFTI)
+def _reader(entry: Entry) -> Callable[[Desk, Entry, Path], tuple[str, ...]]:
+    """Tell by a file's name how it is read; DICOM files are called anything."""
+    name = entry.parts[-1].lower()
+    return _nifti if name.endswith(NIFTI) else _slice if name.endswith(slices.SUFFIXES) else _dicom
 
 
 # -- DICOM -----------------------------------------------------------------------------------
@@ -85,7 +89,7 @@ def _written(clean: Dataset) -> bytes:
 
 def _nifti(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
     """Return verdict, why, patient and instance; what is admitted has a copy then."""
-    name, (number, visit) = nifti_name(desk.method, entry.parts[-1]), whose(entry)
+    name, (number, visit) = nifti_name(desk.method, entry.parts[-1]), whose(entry.parts[:-1])
     patient = desk.patient(number)
     with failures(Reason.UNREADABLE):
         image = nifti1.load(path)
@@ -96,8 +100,7 @@ def _nifti(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
             raise DicomError(Reason.BAD_PIXELS, "it holds NaN or infinite values; repair it")
         copy = nifti1.Nifti1Image(values, image.affine).to_bytes()
     digest = desk.digest(entry)
-    study = desk.pseudonyms.identifier("study", f"{number} {visit}") if visit else ""
-    files.write(desk.clean(patient) / f"{digest}.{name}.{study}.nii", copy)
+    files.write(desk.clean(patient) / f"{digest}.{name}.{desk.study(number, visit)}.nii", copy)
     return ADMITTED, "", patient, digest
 
 
@@ -115,10 +118,25 @@ def nifti_name(method: Method, file: str) -> str:
     return name
 
 
-def whose(entry: Entry) -> tuple[str, str]:
-    """Return the patient's number and the visit's that the folders above a file name; no visit: empty."""
-    above = entry.parts[-2::-1]
-    folder = next((part[4:] for part in above if part.startswith("sub-")), above[0])
-    visit = next((part[4:] for part in above if part.startswith("ses-")), "")
+def whose(folders: Sequence[str]) -> tuple[str, str]:
+    """Return the patient's number and the visit's that folders name, outermost first; no visit: empty."""
+    folder = next((part[4:] for part in reversed(folders) if part.startswith("sub-")), folders[-1])
+    visit = next((part[4:] for part in reversed(folders) if part.startswith("ses-")), "")
     brats = re.fullmatch(r"(BraTS-\w+-\d+)-(\d+)", folder)
     return (brats[1], brats[2]) if brats else (folder, visit)
+
+
+# -- Slices ----------------------------------------------------------------------------------
+
+
+def _slice(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
+    """Return verdict, why, patient and instance; what is admitted has a copy then."""
+    if desk.method.settings.slices_mm is None:
+        return NOT_TAKEN, "a picture, and ingest.yaml has no `slices_mm`: see imaging/ingest/slices.py"
+    *folders, modality, file = entry.parts
+    name, (number, visit) = nifti_name(desk.method, modality), whose(folders)
+    digest, place, patient = desk.digest(entry), slices.number_of(file), desk.patient(number)
+    copy = slices.pixels_of(path)
+    target = f"{digest}.{name}.{desk.study(number, visit)}.{place}.npy"
+    files.write(desk.clean(patient) / target, copy)
+    return ADMITTED, "", patient, digest

@@ -29,7 +29,7 @@ from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
 from imaging.dicom import read_header, text
-from imaging.ingest import space
+from imaging.ingest import slices, space
 from imaging.ingest.admit import MOST_VOXELS
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import CRASHED
@@ -148,14 +148,28 @@ def _scans(desk: Desk, patient: str, aside: Aside) -> Iterator[Scan]:
     for path in sorted(folder.glob("*.nii")):
         _, name, study, _ = path.name.split(".")
         yield Scan(name, study, (1.0, 0, path.name), "its file is called so", partial(_load, path))
+    yield from _drawn(desk, folder)
+    yield from _dicom(desk, folder, aside)
+
+
+def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
+    spacing_mm, masks = desk.method.settings.slices_mm, desk.method.settings.masks
+    if spacing_mm is None:
+        return
+    for name, study, paths in slices.stacks(folder):
+        load = partial(slices.stacked, paths, spacing_mm, labels=name in masks)
+        yield Scan(name, study, (1.0, len(paths), paths[0].name), "its folder is called so", load)
+
+
+def _dicom(desk: Desk, folder: Path, aside: Aside) -> Iterator[Scan]:
     stacks = collect(sorted(folder.glob("*.dcm")), lambda _, error: aside(*_told(error)))
-    slices = Counter[str]()
+    counts = Counter[str]()
     axes: defaultdict[str, set[tuple[int, ...]]] = defaultdict(set)
     for stack in stacks:
-        slices[stack.series] += len(stack.frames)
+        counts[stack.series] += len(stack.frames)
         axes[stack.series].add(tuple(np.rint(np.abs(stack.frames[0].normal) * 10).astype(int).tolist()))
     for stack in stacks:
-        yield from _recognised(desk, stack, slices[stack.series], len(axes[stack.series]), aside)
+        yield from _recognised(desk, stack, counts[stack.series], len(axes[stack.series]), aside)
 
 
 def _recognised(desk: Desk, stack: Stack, slices: int, orientations: int, aside: Aside) -> Iterator[Scan]:

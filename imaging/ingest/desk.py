@@ -54,6 +54,10 @@ class Desk:
         """Return what stands for a patient's number."""
         return self.pseudonyms.identifier("patient", name.strip())
 
+    def study(self, patient: str, visit: str) -> str:
+        """Return what stands for a visit; empty if it has no name."""
+        return self.pseudonyms.identifier("study", f"{patient} {visit}") if visit else ""
+
     def clean(self, patient: str) -> Path:
         """Return the folder of a patient's de-identified copies."""
         return self.folder / CLEAN / _sound(patient)

@@ -1,7 +1,9 @@
 """D6 and C1 end to end: a site with an older ledger or log does not train, and both sides know."""
 
 import shutil
+import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from client.settings import Settings
 from imaging.cohort import Cohort
 from privacy import audit, ledger
 from privacy.heads import Head, Heads, countersign, countersigned
-from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, make_signer
+from privacy.keys import COORDINATOR_KEY, FEDERATION, SITE_KEY, make_signer, signer
 from privacy.ledger import Cap, spending_from
 from protocol.errors import AdmissionError, PrivacyError, WireError
 from protocol.messages import HEADS, WITNESS, Reply, Task, pack_task, unpack_reply
@@ -171,6 +173,35 @@ def test_a_reply_that_cannot_be_written_down_does_not_leave(
     assert "No space left on device" in reply.error[1]
 
 
+def test_a_really_full_disk_costs_replies_and_no_line(
+    north: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north.books.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(north.books)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs rights that this machine does not give")
+    try:
+        identify()
+        one_round(north, 1)
+        monkeypatch.setitem(app.ANSWERS, "describe", lambda site, task: Reply("north", "describe", "r", 0))
+        monkeypatch.setattr(app, "open_site", lambda settings, recipe: None)
+        replies = []
+        with (north.books / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        for _ in range(40):
+            message = Message(pack_task(Task("describe", "r", 0, "x")), 2, "query")
+            replies.append(unpack_reply(app.answer(message, north)))
+        assert "No space left on device" in (replies[-1].error or ("", ""))[1]
+        (north.books / "filler").unlink()
+        last = Head(*one_round(north, 2).facts[HEADS]["audit"])
+        public = signer(north.signing_key).public
+        assert audit.verify(north.books, public, last) == last
+        assert last.counter == 2 + sum(HEADS in reply.facts for reply in replies)
+    finally:
+        subprocess.run(["umount", str(north.books)], check=True)
+
+
 def test_without_a_federation_nothing_is_written(tmp_path: Path) -> None:
     alone = Settings("north", tmp_path, tmp_path / "state")
     reply = Reply("north", "train", "r", 1)
@@ -257,3 +288,12 @@ def countersigned_by(folder: Path, site: str) -> Heads:
     heads = countersigned(make_signer(folder / COORDINATOR_KEY).public, site, found.facts(site)[WITNESS])
     assert heads is not None
     return heads
+
+
+@pytest.mark.parametrize(("name", "book"), [(ledger.FILE, "ledger"), (audit.FILE, "audit")])
+def test_a_site_that_does_not_compare_its_books_is_caught(
+    north: Settings, monkeypatch: pytest.MonkeyPatch, name: str, book: str
+) -> None:
+    monkeypatch.setattr(getattr(books, book), "stands", lambda *where: True)
+    with pytest.raises(pytest.fail.Exception):
+        test_an_older_copy_is_refused_by_both_sides(north, name, book)

@@ -1,4 +1,4 @@
-"""One federation of real processes for all of these tests."""
+"""One federation of real processes, and one image, for all of these tests."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import pytest
 
 from tests.deploy.federation import SITES, Federation, free_port
 from tests.deploy.link import Link
+from tests.deploy.podman import build
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
             yield found
         finally:
             found.stop()
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The image's name."""
+    return build()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from privacy import dpsgd
 from privacy.dpsgd import PrivateGradient, shares
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
@@ -240,6 +241,14 @@ def test_a_broken_record_is_left_out_whole(rows: int, bad: float) -> None:
     release = released(model, batch, losses)
     assert release.isfinite().all()
     assert same(release, plain_loop(model, batch, losses)) or (rows == 1 and not release.any())
+
+
+def test_a_step_that_keeps_a_broken_record_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN is within no bound: a norm that makes a number of it lets it through."""
+    honest = dpsgd._squares
+    monkeypatch.setattr(dpsgd, "_squares", lambda rows: honest(rows).nan_to_num(1, 1, 1))
+    with pytest.raises(AssertionError):
+        test_a_broken_record_is_left_out_whole(2, torch.nan)
 
 
 def test_a_batch_without_labels_is_a_step_of_zeros() -> None:

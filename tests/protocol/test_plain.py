@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import plain
 from protocol.errors import RecipeError
 from protocol.plain import DEEPEST, MOST_BYTES, guard, guard_text
 
@@ -53,6 +54,22 @@ def test_hostile_text_is_refused(text: str, message: str) -> None:
 
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("look", "text"),
+    [
+        ("_guard_events", "a: !!python/object/apply:os.system [echo]"),
+        ("_guard_events", "a: &x [1]\nb: *x"),
+        ("_guard_node", "a: ${oc.env:HOME}"),
+        ("_guard_node", "a: /etc/passwd"),
+    ],
+)
+def test_a_door_that_does_not_look_is_caught(monkeypatch: pytest.MonkeyPatch, look: str, text: str) -> None:
+    (message,) = (message for hostile, message in HOSTILE if hostile == text)
+    monkeypatch.setattr(plain, look, lambda *looked_at, **depth: None)
+    with pytest.raises(pytest.fail.Exception):
+        test_hostile_text_is_refused(text, message)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.errors import AdmissionError
 from protocol.messages import Reply, Task
 from protocol.update import Update
+from server import admission
 from server.admission import check, numbers, scores
 
 DECLARED = {"shared": 5, "modality:flair": 3, "head:tumour": 5}
@@ -74,6 +75,23 @@ POISONS: dict[str, dict[str, object]] = {
 def test_poison_is_refused(name: str) -> None:
     with pytest.raises(AdmissionError):
         check(_reply(**POISONS[name]), _task(), DECLARED)
+
+
+@pytest.mark.parametrize(
+    ("look", "name"),
+    [
+        ("_square", "nan"),
+        ("_square", "broadcasts"),
+        ("_square", "half"),
+        ("_right_counts", "count absurd"),
+        ("_right_counts", "count negative"),
+        ("_same_names", "missing group"),
+    ],
+)
+def test_a_door_that_does_not_look_is_caught(monkeypatch: pytest.MonkeyPatch, look: str, name: str) -> None:
+    monkeypatch.setattr(admission, look, lambda *looked_at: 0.0)
+    with pytest.raises(pytest.fail.Exception):
+        test_poison_is_refused(name)
 
 
 @pytest.mark.parametrize("field", [{"round": 1}, {"run": "other"}, {"kind": "evaluate"}, {"update": None}])

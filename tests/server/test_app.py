@@ -405,6 +405,16 @@ def test_a_modality_of_too_few_patients_is_not_asked_for_and_coarse_counts_are_t
     assert all(count % 5 == 0 for site in record.sites for count in site.patterns.values())
 
 
+def test_a_site_that_trains_a_group_of_one_patient_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.site.contributed", lambda cohort, least: cohort)
+    with pytest.raises(AssertionError):
+        test_a_modality_of_too_few_patients_is_not_asked_for_and_coarse_counts_are_the_weights(
+            tmp_path, monkeypatch
+        )
+
+
 def test_a_run_that_is_conducted_is_not_conducted_twice(federation: Federation) -> None:
     folder = federation.folder / "run"
     with claim(folder / CONDUCTOR), pytest.raises(SettingsError, match="is at work here: stop it first"):

@@ -140,6 +140,17 @@ def test_pauses_double_and_five_failures_without_a_round_are_the_end(run: Path, 
     assert last.why == "failed: ServerApp"
 
 
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_keeps_no_run_waiting(run: Path, clock: list[float], jump: float) -> None:
+    flower = Flower()
+    step(run, flower)
+    flower.why[1] = "failed: why"
+    step(run, flower)
+    clock[0] += jump
+    step(run, flower)
+    assert len(flower.started) == 2
+
+
 def test_a_round_that_ended_forgives_all_failures(run: Path, clock: list[float]) -> None:
     flower = Flower()
     for number in range(1, 3 * MOST_FAILURES):

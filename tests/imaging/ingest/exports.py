@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 from pydicom import dcmread
 
 from imaging.ingest.desk import Desk
@@ -49,6 +51,15 @@ def write_mask(root: Path, number: int, name: str = "tumour", **header: Any) -> 
     for key, value in header.items():
         image.header[key] = value
     image.to_filename(path)
+    return path
+
+
+def draw(path: Path, pixels: NDArray[Any]) -> Path:
+    """A picture with a name in its header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    words = PngImagePlugin.PngInfo()
+    words.add_text("Comment", NAME)
+    Image.fromarray(pixels).save(path, pnginfo=words)
     return path
 
 

@@ -28,7 +28,7 @@ from tests.imaging.ingest.exports import AFFINE, SHAPE, brought, desk
 def test_patient_visit_and_modality_are_told_by_names(path: str, told: tuple[str, str, str]) -> None:
     entry = Entry(path, "", 0, 0)
 
-    assert (*whose(entry), nifti_name(read_method(None), entry.parts[-1])) == told
+    assert (*whose(entry.parts[:-1]), nifti_name(read_method(None), entry.parts[-1])) == told
 
 
 def test_another_name_is_no_modality() -> None:

@@ -4,21 +4,22 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from client.cli import site
 from imaging.burned_in import Verdict
-from imaging.ingest import admit
+from imaging.ingest import admit, slices, tables
 from imaging.ingest import desk as module
 from imaging.ingest.desk import Desk
-from tests.imaging.ingest.exports import NAME, changed, write_export, write_mask, zipped
+from tests.imaging.ingest.exports import NAME, changed, draw, write_export, write_mask, zipped
 
 CANARIES = re.compile(NAME.encode(), re.IGNORECASE)
 
 
 def write_everywhere(root: Path) -> Path:
-    """An export with names in headers, folders, files, members of zip files, tables and label maps."""
+    """An export with names in headers, folders, files, members of zip files, tables, reports and pictures."""
     write_export(root, patients=2)
     pacs, labels = root / "pacs", root / "labels"
     for number, path in enumerate(sorted(pacs.rglob("*.dcm"))):
@@ -32,6 +33,9 @@ def write_everywhere(root: Path) -> Path:
     (root / "more" / "labels.csv").write_text(f"patient,doctor\n{NAME}-1,{NAME}\n", encoding="utf-8")
     (pacs / f"{NAME}.txt").write_text(NAME, encoding="utf-8")
     (pacs / "t1.nii").write_text(NAME, encoding="utf-8")
+    report = f'patient,text\n{NAME}-3,"{NAME} has an oedema"\n'
+    (root / "more" / "report.csv").write_text(report, encoding="utf-8")
+    draw(root / "drawn" / f"{NAME}-3" / "t1" / f"{NAME}_1.png", np.eye(8, dtype=np.uint8))
     zipped(root / f"{NAME}.zip", pacs)
     return root
 
@@ -47,6 +51,8 @@ def leaks(home: Path, said: str) -> list[str]:
 def run(export: Path, home: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     """Ingest as a hospital does, and look."""
     home.mkdir()
+    settings = "{tables: [labels, report], terms: {text: {oedema: [oedema]}}, slices_mm: [1, 1, 1]}"
+    (home / "ingest.yaml").write_text(settings, encoding="utf-8")
     words = ["ingest", str(export), "--cohort", "brain", "--home", str(home), "--workers", "1"]
     with caplog.at_level(logging.DEBUG):
         result = CliRunner().invoke(site, words)
@@ -63,7 +69,9 @@ def test_no_identifier_is_in_what_was_written_or_said(
     export: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run(export, tmp_path / "home", caplog) == []
-    report = (tmp_path / "home" / "cohorts" / "brain" / "quality.html").read_text(encoding="utf-8")
+    home = tmp_path / "home"
+    report = (home / "cohorts" / "brain" / "quality.html").read_text(encoding="utf-8")
+    assert next(home.glob("cohorts/brain/report.csv")).read_text(encoding="utf-8").endswith(",1\n")
     for word in ("may_identify", "not_dicom", "no_modality", "not_taken", "unreadable"):
         assert word in report
 
@@ -72,6 +80,8 @@ MUTANTS = {
     "paths as they are": (Desk, "digest", lambda _, entry: re.sub("[/\0]", "_", entry.name)),
     "any name of a scan": (admit, "nifti_name", lambda _, file: file.partition(".")[0]),
     "patients as they are": (Desk, "patient", lambda _, name: name),
+    "reports as they are": (tables, "_told", lambda column, cell, _: [(column, cell)]),
+    "pictures as they are": (slices, "pixels_of", lambda path: path.read_bytes()),
     "headers as they are": (admit, "deidentify", lambda dataset, *_: (dataset, Verdict())),
 }
 
