@@ -29,6 +29,7 @@ from client.standardise import standardised
 from client.training import train
 from protocol.errors import ConsiliumError, PolicyError, WireError
 from protocol.messages import Reply, Task, pack_reply, unpack_task
+from protocol.stages import stage_in
 
 log = logging.getLogger("consilium.site")
 
@@ -57,7 +58,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     if not allowed(site):
         return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": {}})
     site = standardised(site, task)
-    kept = memory.recall(site.folder(task.run), task.round + 1)
+    kept = memory.recall(site.memory(task), task.round + 1)
     site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
     least = max(site.policy.counts.least_told, 1)
@@ -98,7 +99,8 @@ def _answered(settings: Settings, task: Task) -> Reply:
     require_witnessed(settings, task)
     policy = read_policy(settings.policy)
     permit(policy, settings, task)
-    site = replace(open_site(settings, task.recipe, policy.counts), policy=policy)
+    _, text = stage_in(task.recipe, task.round)
+    site = replace(open_site(settings, text, policy.counts), policy=policy)
     fits(policy, task, site.recipe, site.patients, site.owned, cases=len(site.rows))
     return leave(ANSWERS[task.kind](site, admit(site, task)), site)
 

@@ -9,6 +9,7 @@ acquired (`models.masking`), so a subset scores what such a patient would get.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def predict(model: nn.Module, cases: Batch, rows: Tensor, present: Tensor) -> di
     at_once = max(1, VALUES_AT_ONCE // max(x[0].numel() for x in cases.inputs.values()))
     parts: list[dict[str, Tensor]] = []
     for picked, seen in zip(rows.split(at_once), present.split(at_once), strict=True):
-        batch = cases.map(lambda x, picked=picked: x[picked]).seeing(seen)
+        batch = replace(cases.map(lambda x, picked=picked: x[picked]), present=seen, draw=picked)
         outputs = model(batch.map(lambda x: x.to(device)))
         parts.append({head: logits.cpu() for head, logits in outputs.items()})
     return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}

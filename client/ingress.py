@@ -22,6 +22,7 @@ from client.site import Site
 from protocol.errors import PrivacyError, WireError
 from protocol.groups import PRIVATE
 from protocol.messages import Task
+from protocol.recipe import parse_cached
 
 SCORED = ("validation", "test")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -31,8 +32,9 @@ def admit(site: Site, task: Task) -> Task:
     """Return `task` if the site may be asked it; PrivacyError or WireError say why not."""
     if not _RUN.fullmatch(task.run):
         raise WireError("a run's name must be letters, digits, '-', '_' and '.': this one is none")
-    if not 0 <= task.round <= site.recipe.rounds:
-        raise WireError(f"round {task.round} is asked, the recipe has {site.recipe.rounds}")
+    rounds = parse_cached(task.recipe).all_rounds
+    if not 0 <= task.round <= rounds:
+        raise WireError(f"round {task.round} is asked, the recipe has {rounds}")
     if task.kind == "evaluate" and task.facts.get("split") not in SCORED:
         raise PrivacyError(f"scores are told of {' and '.join(SCORED)} patients alone: no noise covers them")
     if site.recipe.privacy.epsilon is not None and site.local.personal is not None:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime, time
 from fnmatch import filter as fitting
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -54,6 +55,7 @@ from protocol.recipe import (
     read_plain,
     recipe_hash,
 )
+from protocol.stages import stages_of
 from protocol.typed import Rule, one_of, record, unknown
 from strategies.catalogue import STRATEGIES
 
@@ -314,11 +316,12 @@ def objections(policy: Policy, text: str, signature: str = "") -> tuple[str, ...
     """
     recipe = parse_cached(text)
     check_parts(recipe, CATALOGUES)
+    weak = chain.from_iterable(_too_weak(policy.privacy, stage.recipe) for stage in stages_of(recipe))
     return (
         *_not_allowed(policy.recipes, recipe, signature),
-        *_too_weak(policy.privacy, recipe),
+        *dict.fromkeys(weak),
         *_too_open(policy.secure, recipe.secure),
-        *_above("rounds", recipe.rounds, "work.largest_rounds", policy.work.largest_rounds),
+        *_above("rounds", recipe.all_rounds, "work.largest_rounds", policy.work.largest_rounds),
     )
 
 
@@ -330,7 +333,7 @@ def too_large(leaves: Leaves, size: int) -> list[str]:
 
 
 def _not_allowed(recipes: Recipes, recipe: Recipe, signature: str) -> Iterator[str]:
-    by_rule = any(_fits(rule, recipe) for rule in recipes.rules)
+    by_rule = any(all(_fits(rule, stage.recipe) for stage in stages_of(recipe)) for rule in recipes.rules)
     if not (by_rule or recipe_hash(recipe) in recipes.hashes or _signed(recipes.signers, recipe, signature)):
         yield (
             f"recipes: '{recipe.name}' fits no rule, is not among the hashes ({recipe_hash(recipe)}), "

@@ -20,6 +20,7 @@ from privacy.accounting import ADJACENCY, UNIT, Event, alone, epsilon
 from protocol.errors import BudgetError, PolicyError, SettingsError
 from protocol.messages import Task
 from protocol.recipe import Recipe, dump_recipe, load_recipe, recipe_hash
+from protocol.stages import Stage, stages_of
 
 policy = typer.Typer(help="What this hospital allows.", no_args_is_help=True)
 
@@ -101,7 +102,8 @@ def explain(asked: Question) -> None:
     if recipe.privacy.epsilon is None:
         console.print("no differential privacy: an update may reveal single patients")
     elif asked.patients:
-        console.print(price_table(recipe, here, asked.patients, asked.spent))
+        for table in price_tables(recipe, here, asked.patients, asked.spent):
+            console.print(table)
     if asked.cohort is not None:
         console.print(group_table(asked.cohort, recipe, here))
     console.print(_rows("what leaves", *statement(here, recipe).items()))
@@ -143,14 +145,29 @@ def refusals(
 def too_dear(here: Policy, recipe: Recipe, patients: int, spent: tuple[Event, ...]) -> Iterator[str]:
     """Yield why this site would drop out before the recipe's last round."""
     try:
-        event, delta = priced(recipe, here.privacy, patients)
+        for stage, before, event, delta in by_stage(recipe, here, patients):
+            for key, cap in caps(stage.recipe, here.privacy, delta).items():
+                paid = before if cap.of_run else (*spent, *before)
+                number = first_refused(event, delta, stage.recipe.rounds, cap.epsilon, paid)
+                if number <= stage.recipe.rounds:
+                    place = f"{stage.first - 1 + number} of {recipe.all_rounds}"
+                    yield f"{key}: {cap.epsilon:g} is used up before round {place}"
     except BudgetError as error:
         yield str(error)
-        return
-    for key, cap in caps(recipe, here.privacy, delta).items():
-        number = first_refused(event, delta, recipe.rounds, cap.epsilon, () if cap.of_run else spent)
-        if number <= recipe.rounds:
-            yield f"{key}: {cap.epsilon:g} is used up before round {number} of {recipe.rounds}"
+
+
+def by_stage(
+    recipe: Recipe, here: Policy, patients: int
+) -> Iterator[tuple[Stage, tuple[Event, ...], Event, float]]:
+    """Yield each stage, what those before it cost, the event of one of its rounds, and its delta.
+
+    Raises BudgetError where no noise affords a stage.
+    """
+    before: tuple[Event, ...] = ()
+    for stage in stages_of(recipe):
+        event, delta = priced(stage.recipe, here.privacy, patients, before)
+        yield stage, before, event, delta
+        before = (*before, replace(event, steps=event.steps * stage.recipe.rounds))
 
 
 def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: tuple[Event, ...]) -> int:
@@ -162,16 +179,24 @@ def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: 
     return 1 + bisect(range(1, rounds + 1), False, key=exceeds)
 
 
-def price_table(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Table:
-    """Return what the recipe costs one of `patients`, of whom the ledger says `spent`."""
+def price_tables(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Iterator[Table]:
+    """Yield what each stage costs one of `patients`, of whom the ledger says `spent`."""
     try:
-        event, delta = priced(recipe, here.privacy, patients)
+        for stage, before, event, delta in by_stage(recipe, here, patients):
+            yield price_table(stage, here, patients, (*spent, *before), event, delta)
     except BudgetError:
-        return _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.rounds} rounds"))
+        yield _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.all_rounds} rounds"))
+
+
+def price_table(  # noqa: PLR0917 - one row of `by_stage`, and for whom
+    stage: Stage, here: Policy, patients: int, spent: tuple[Event, ...], event: Event, delta: float
+) -> Table:
+    """Return what a stage costs one of `patients` who have `spent`; an ordinary run is one stage."""
+    recipe = stage.recipe
     run = replace(event, steps=event.steps * recipe.rounds)
     limits = {key: f"{cap.epsilon:g}" for key, cap in caps(recipe, here.privacy, delta).items()}
     return _rows(
-        f"what one {UNIT} pays",
+        f"what one {UNIT} pays" + (f" for {stage.name}" if stage.name else ""),
         ("training patients", str(patients)),
         ("chance to be in a step", f"{event.sampling_rate:.4g}"),
         ("steps in a round, rounds", f"{event.steps}, {recipe.rounds}"),

@@ -19,14 +19,16 @@ from imaging.sources import read_cohort
 from models.catalogue import build_model, build_objectives
 from models.flat import Flat
 from models.objectives import Objective
+from protocol.messages import Task
 from protocol.recipe import Recipe, build, parse_cached
+from protocol.stages import stage_in
 from strategies.base import Local
 from strategies.catalogue import STRATEGIES
 
 
 @dataclass(frozen=True)
 class Site:
-    """Everything that a task needs at a site."""
+    """Everything that a task needs at a site; `recipe` is that of the run's stage."""
 
     settings: Settings
     recipe: Recipe
@@ -46,6 +48,10 @@ class Site:
     def folder(self, run: str) -> Path:
         """Return the folder for what this site keeps of `run`."""
         return self.settings.state / run
+
+    def memory(self, task: Task) -> Path:
+        """Return the folder for what this site keeps from round to round: each stage begins anew."""
+        return self.folder(task.run) / stage_in(task.recipe, task.round)[0].name
 
 
 @lru_cache(maxsize=4096)

@@ -8,7 +8,7 @@
 
 The site knows its number of patients, so the site turns the recipe's budget into noise:
 sampling rate, steps and (unless the recipe fixes it) the least noise multiplier that affords
-every round after what the same patients paid in other runs.
+every round of the stage after what the same patients paid in other runs and earlier stages.
 """
 
 import math
@@ -29,6 +29,7 @@ from privacy.pace import pace, slots
 from privacy.statistics import price
 from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
 from protocol.recipe import Recipe, recipe_hash
+from protocol.stages import stage_in
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def _caps(site: Site, spending: Spending) -> list[Cap]:
 
 
 def _elsewhere(ledger: Ledger, patients: Patients, task: Task) -> Sequence[History]:
-    return ledger.histories(patients, lambda each: each.ask.run != task.run)
+    """Return what was paid in other runs, and in the earlier stages of this one."""
+    first = stage_in(task.recipe, task.round)[0].first
+    return ledger.histories(patients, lambda each: each.ask.run != task.run or 0 < each.ask.round < first)
 
 
 def _trained_on(site: Site) -> list[str]:

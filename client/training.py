@@ -59,11 +59,11 @@ def _round(site: Site, task: Task, spending: Spending | None) -> Reply:
     started = time.perf_counter()
     here = partial(_moved, device=site.settings.device)
     task = replace(task, vectors=here(task.vectors), received={n: here(v) for n, v in task.received.items()})
-    kept = {n: here(v) for n, v in memory.recall(site.folder(task.run), task.round).items()}
+    kept = {n: here(v) for n, v in memory.recall(site.memory(task), task.round).items()}
     if site.local.personal is not None:
         kept["personal"] = _personal(site, task, kept)
     update, kept, loss = _global(site, task, kept, spending)
-    memory.remember(site.folder(task.run), task.round, kept)
+    memory.remember(site.memory(task), task.round, kept)
     update = release(update, site.owned, site.policy.leaves)
     facts = {"seconds": time.perf_counter() - started}
     if spending is None:
@@ -222,11 +222,15 @@ def on_device(site: Site, batch: Batch) -> Batch:
 
 
 def varied(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:
-    """Hide modalities and mirror images as the recipe says, case by case."""
+    """Hide modalities and mirror images as the recipe says, case by case; give a pretext its chance."""
     training = recipe.training
     if training.modality_dropout:
         batch = replace(batch, present=modality_dropout(batch.present, training.modality_dropout, generator))
-    return flipped(batch, recipe, generator) if training.flips else batch
+    if training.flips:
+        batch = flipped(batch, recipe, generator)
+    if any(head.kind == "pretext" for head in recipe.heads.values()):
+        batch = replace(batch, draw=torch.randint(2**62, (len(batch),), generator=generator))
+    return batch
 
 
 def flipped(batch: Batch, recipe: Recipe, generator: torch.Generator) -> Batch:

@@ -226,6 +226,15 @@ def _as_wide_as_declared(cohort: Cohort, recipe: Recipe) -> None:
             raise DataError(msg)
 
 
+def with_pretexts(cohort: Cohort, recipe: Recipe) -> Cohort:
+    """Return the cohort with the recipe's pretexts, which no file holds: whoever has an input has them."""
+    cases = cohort.cases
+    names = [name for name, head in recipe.heads.items() if head.kind == "pretext"]
+    targets = {**cases.targets, **dict.fromkeys(names, torch.empty(len(cases), 0))}
+    labelled = {**cases.labelled, **dict.fromkeys(names, cases.present.any(1))}
+    return replace(cohort, cases=replace(cases, targets=targets, labelled=labelled))
+
+
 def renamed(cohort: Cohort, site: str) -> Cohort:
     """Return the same cohort under the site's own name."""
     return replace(cohort, site=site)

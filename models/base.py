@@ -3,6 +3,7 @@
     model(batch)["tumour"]   (B, C, X, Y[, Z])   a segmentation's logits, one channel a class
     model(batch)["grade"]    (B, C)              a classification's; (B, 1) where it is binary
     model(batch)["risk"]     (B, 1)              a survival's log hazard
+    model(batch)["scan"]     (B, 1)              a pretext's: the case's own loss
 
 Who owns a parameter is read from its name. The submodule that belongs to a modality or a
 head is *named after the group*, and everything below it is the group's:
@@ -20,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from models.masking import Seen, visible
@@ -39,11 +41,22 @@ class MultiModal(nn.Module, ABC):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return head -> logits; what stands in an absent modality's place is never read."""
-        return self.predict(visible(batch, self.modalities))
+        seen = visible(batch, self.modalities)
+        draw = batch.present.new_zeros(len(batch), dtype=torch.int64) if batch.draw is None else batch.draw
+        return self.predict(seen) | self.pretext(seen, draw)
+
+    @property
+    def axes(self) -> int:
+        """Spatial axes of its images, 2 or 3, by its convolutions; 0 where it has none."""
+        return max(parameter.dim() for parameter in self.parameters()) - 2
 
     @abstractmethod
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
-        """Return head -> logits from what may be seen of every modality."""
+        """Return head -> logits from what may be seen of every modality; no pretext is among them."""
+
+    def pretext(self, seen: Mapping[str, Seen], draw: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return pretext -> `(B, 1)`, what each case costs by itself; chance follows from `draw` `(B,)`."""
+        return {}
 
     def group_of(self, name: str) -> str:
         """Return the group that owns the parameter `name`."""

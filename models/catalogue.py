@@ -11,7 +11,9 @@ from types import MappingProxyType
 import torch
 
 from models.base import MultiModal
+from models.heads import pretexts_of
 from models.objectives import OBJECTIVES, Objective, refuse_coupling
+from models.zoo.bm_mae import bm_mae
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.parallel_unet import parallel_unet
@@ -22,6 +24,7 @@ from protocol.errors import RecipeError
 from protocol.recipe import Catalogue, Head, Recipe, build
 
 MODELS: Catalogue = {
+    "bm_mae": bm_mae,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
     "parallel_unet": parallel_unet,
@@ -35,6 +38,7 @@ _FITTING = MappingProxyType(
         "segmentation": "dice_ce, dice, bce or focal",
         "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
         "survival": "cox or exponential",
+        "pretext": "own",
     }
 )
 
@@ -49,6 +53,7 @@ def build_model(recipe: Recipe) -> MultiModal:
         given = {"modalities": recipe.modalities, "heads": recipe.heads}
         model: MultiModal = build(MODELS, recipe.model, "model", **given)
     _refuse_buffers(model, recipe.model.name)
+    _refuse_pretexts(model, recipe)
     return model
 
 
@@ -75,6 +80,12 @@ def _refuse_buffers(model: MultiModal, name: str) -> None:
             f"model: '{name}' keeps state outside its parameters ({buffer}), which no group carries "
             "and no privacy guarantee covers; use GroupNorm in place of BatchNorm"
         )
+
+
+def _refuse_pretexts(model: MultiModal, recipe: Recipe) -> None:
+    for name in pretexts_of(recipe.heads):
+        if type(model).pretext is MultiModal.pretext:
+            raise RecipeError(f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae")
 
 
 def _check_fit(name: str, head: Head, objective: Objective) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from models.encoders import images_of
+from models.encoders import images_of, tables_of
 from protocol.errors import RecipeError
 from protocol.recipe import Head, Modality
 
@@ -17,6 +17,12 @@ def refuse_images(modalities: Mapping[str, Modality], model: str) -> None:
     """Refuse a recipe with an image."""
     for name in images_of(modalities):
         raise RecipeError(f"modalities.{name}.kind: '{model}' reads tables only; images: parallel_unet")
+
+
+def refuse_tables(modalities: Mapping[str, Modality], model: str) -> None:
+    """Refuse a recipe with a table."""
+    for name in tables_of(modalities):
+        raise RecipeError(f"modalities.{name}.kind: '{model}' reads images only; with tables: parallel_unet")
 
 
 def refuse_segmentation(heads: Mapping[str, Head], model: str) -> None:

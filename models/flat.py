@@ -6,7 +6,8 @@
                         initial:    the private group as the recipe's seed built it
 
 So loading what the server sent is one copy a group, an update is one subtraction, an
-optimiser takes one tensor a group, and the model itself never notices.
+optimiser takes one tensor a group, and the model itself never notices. `carry` takes what one model
+has learned over to another that shares parameters with it.
 
 Personalisation moves parameters to the group `private`, which never travels: `norm`
 (Li et al., FedBN, ICLR 2021), `head` (Arivazhagan et al., FedPer, 2019), or `all`
@@ -79,6 +80,19 @@ class Flat:
             for parameter, view in zip(members, self._views(self.vectors[group], group), strict=True):
                 view.copy_(parameter)
                 parameter.data = view
+
+
+def carry(vectors: Vectors, layout: Layout, onto: Flat) -> None:
+    """Copy into `onto` every parameter that it has in common with `vectors`, laid out as `layout` says.
+
+    In common: of one name and shape in one group. The others keep the values they have.
+    """
+    for group in vectors.keys() & onto.vectors.keys():
+        known = {(slot.name, slot.shape): slot for slot in layout.groups[group]}
+        for slot in onto.layout.groups[group]:
+            if (before := known.get((slot.name, slot.shape))) is not None:
+                part = vectors[group][before.offset : before.offset + before.size]
+                onto.vectors[group][slot.offset : slot.offset + slot.size].copy_(part)
 
 
 def _group(model: MultiModal, name: str, private: str) -> str:

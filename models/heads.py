@@ -1,6 +1,6 @@
 """Output layers, one a head, each owned by the sites that have the label.
 
-A segmentation reads a feature map through a 1x1 convolution, any other head a feature
+A segmentation reads a feature map through a 1x1 convolution, a classification or survival a feature
 vector through a linear layer. Both are affine and their inputs are means over modalities,
 so the result *is* the mean of the logits that each modality alone would give.
 """
@@ -21,13 +21,13 @@ def output_channels(head: Head) -> int:
 
 def map_heads(heads: Mapping[str, Head], dims: int, channels: int) -> nn.ModuleDict:
     """Return the layers of the segmentation heads, from maps of `channels`."""
-    layer, wanted = CONVOLUTION[dims], _chosen(heads, segmentation=True)
+    layer, wanted = CONVOLUTION[dims], _chosen(heads, "segmentation")
     return nn.ModuleDict({head_group(n): layer(channels, output_channels(h), 1) for n, h in wanted.items()})
 
 
 def vector_heads(heads: Mapping[str, Head], size: int) -> nn.ModuleDict:
-    """Return the layers of all other heads, from vectors of `size`."""
-    wanted = _chosen(heads, segmentation=False)
+    """Return the layers of the classification and survival heads, from vectors of `size`."""
+    wanted = _chosen(heads, "classification", "survival")
     return nn.ModuleDict({head_group(n): nn.Linear(size, output_channels(h)) for n, h in wanted.items()})
 
 
@@ -36,5 +36,10 @@ def predictions(layers: nn.ModuleDict, features: Tensor) -> dict[str, Tensor]:
     return {group.removeprefix(head_group("")): layer(features) for group, layer in layers.items()}
 
 
-def _chosen(heads: Mapping[str, Head], *, segmentation: bool) -> dict[str, Head]:
-    return {name: head for name, head in heads.items() if (head.kind == "segmentation") == segmentation}
+def pretexts_of(heads: Mapping[str, Head]) -> tuple[str, ...]:
+    """Return the names of the pretexts, whose outputs are a model's own affair."""
+    return tuple(_chosen(heads, "pretext"))
+
+
+def _chosen(heads: Mapping[str, Head], *kinds: str) -> dict[str, Head]:
+    return {name: head for name, head in heads.items() if head.kind in kinds}

@@ -12,6 +12,12 @@ that a *zero* should not count as an observation; that is fusion's part (`models
 
 `modality_dropout` makes absence: each present modality is hidden with a fixed chance, as in
 ModDrop (Neverova et al., TPAMI 2016), but never the last one of a case.
+
+A pretext hides parts of what a case has, to learn to know them from the rest. What is kept of the
+`N` places (patches, blocks) of each modality is bool `(B, M, N)`, and follows from numbers in [0, 1)
+that the case itself has drawn (`uniforms`), so that a step can be repeated:
+
+    dirichlet_kept   a budget over all modalities, shared out at random: one may lose everything
 """
 
 from collections.abc import Sequence
@@ -71,3 +77,33 @@ def modality_dropout(present: Tensor, rate: float, generator: torch.Generator) -
     draws = draws.masked_fill(~present, -1.0)
     highest = draws == draws.amax(1, keepdim=True)
     return present & ((draws >= rate) | highest)
+
+
+def uniforms(draw: Tensor, *shape: int) -> Tensor:
+    """Return numbers in [0, 1), `(B, *shape)`; a case's follow from its `draw`, int64 `(B,)`, alone."""
+    generators = [torch.Generator().manual_seed(number) for number in draw.tolist()]
+    rows = [torch.rand(shape, generator=generator) for generator in generators]
+    return torch.stack(rows).to(draw.device) if rows else torch.empty(0, *shape, device=draw.device)
+
+
+def dirichlet_kept(present: Tensor, share: float, budget: Tensor, order: Tensor) -> Tensor:
+    """Keep `share` of what a case has, divided over its modalities at random: bool `(B, M, N)`.
+
+    Proportions p are Dirichlet(1, ..., 1) over the present modalities (MultiMAE: Bachmann et al.,
+    ECCV 2022), so that one is often lost whole; of each, random places are kept, as many as p times
+    the budget K rounded such that they add up to K = floor(share * places present) (Webster's rule:
+    of all modalities' i-th places, those with the least (i + 1/2) / p).
+
+    Args:
+        present: bool `(B, M)`.
+        share: of the places to keep, in (0, 1).
+        budget: uniforms `(B, M)`, which become the proportions.
+        order: uniforms `(B, M, N)`, which order the places of a modality.
+    """
+    places = order.shape[2]
+    proportions = -torch.log1p(-budget)  # exponentials over their sum are Dirichlet(1, ..., 1)
+    rank = order.argsort(2).argsort(2)
+    turn = (rank + 0.5) / proportions[..., None].clamp(min=1e-9)  # (B, M, N)
+    turn = torch.where(present[..., None], turn, torch.inf).flatten(1)
+    keep = (share * places * present.sum(1)).long()
+    return (turn.argsort(1).argsort(1) < keep[:, None]).view_as(order)

@@ -3,6 +3,7 @@
     segmentation     dice, and hd95_mm if asked and the spacing is known
     classification   accuracy, balanced_accuracy, mcc, auroc, ece
     survival         c_index
+    pretext          loss
 
 `protocol.metrics.METRICS` defines them. Cases are counted one by one, only `dice` by patient.
 An output that is NaN (a model that diverged) counts as 0: it says nothing either way.
@@ -42,6 +43,8 @@ def measure(
         spacing_mm: millimetres between voxels along each image axis, None if unknown.
         distances: whether to measure surface distances too, which is slow.
     """
+    if head.kind == "pretext":
+        return {"loss": mean_loss(logits.float())}
     logits = torch.nan_to_num(logits.float())
     if head.kind == "survival":
         return {"c_index": concordance(logits[:, 0], targets[:, 0], targets[:, 1] > 0)}
@@ -192,6 +195,15 @@ def compared(row: Tensor, risk: Tensor, time: Tensor, died: Tensor) -> tuple[Ten
     comparable = (earlier & died[row, None]).double()
     above, level = risk[row, None] > risk, risk[row, None] == risk
     return comparable * (above.double() + level.double() / 2), comparable
+
+
+# -- Pretext -------------------------------------------------------------------------------------
+
+
+def mean_loss(losses: Tensor) -> Tally:
+    """Tally what cases cost, `(B, 1)`; one that is not finite is left out: 0 would be the best value."""
+    finite = losses[losses.isfinite()]
+    return Tally("loss", (float(finite.double().sum()), float(len(finite))))
 
 
 def _floats(numbers: Tensor) -> tuple[float, ...]:

@@ -116,7 +116,7 @@ def ce() -> Objective:
 
 def focal(*, gamma: NotNegative = 2.0) -> Objective:
     """Cross-entropy times (1 - p of the truth)^gamma (Lin et al., ICCV 2017); 0 is `bce` or `ce`."""
-    return Objective(_focal(gamma), "case", lambda head: head.kind != "survival")
+    return Objective(_focal(gamma), "case", lambda head: head.kind in {"segmentation", "classification"})
 
 
 def cox() -> Objective:
@@ -147,6 +147,11 @@ def exponential(*, time_unit: Positive = 1.0) -> Objective:
     return Objective(losses, "case", _is_survival)
 
 
+def own() -> Objective:
+    """A pretext's: what the model says that the case costs, which depends on that case alone."""
+    return Objective(lambda logits, target: logits.flatten(1).mean(1), "case", _is_pretext)  # noqa: ARG005
+
+
 OBJECTIVES: Catalogue = {
     "bce": bce,
     "ce": ce,
@@ -155,6 +160,7 @@ OBJECTIVES: Catalogue = {
     "dice_ce": dice_ce,
     "exponential": exponential,
     "focal": focal,
+    "own": own,
 }
 
 
@@ -202,6 +208,10 @@ def _is_segmentation(head: Head) -> bool:
 
 def _is_survival(head: Head) -> bool:
     return head.kind == "survival"
+
+
+def _is_pretext(head: Head) -> bool:
+    return head.kind == "pretext"
 
 
 def _is_binary(head: Head) -> bool:

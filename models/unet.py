@@ -125,7 +125,11 @@ def require_dims(x: Tensor, plan: Plan) -> None:
 def padded(x: Tensor, plan: Plan) -> Tensor:
     """Append zeros to `(B, I, X, Y[, Z])` until every level halves evenly; mostly `x` itself."""
     require_dims(x, plan)
-    multiple = 2 ** (len(plan.channels) - 1)
+    return extended(x, 2 ** (len(plan.channels) - 1))
+
+
+def extended(x: Tensor, multiple: int) -> Tensor:
+    """Append zeros to `(B, I, X, Y[, Z])` until every side is a multiple of `multiple`."""
     missing = [-size % multiple for size in reversed(x.shape[2:])]
     if not any(missing):
         return x

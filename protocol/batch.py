@@ -18,14 +18,18 @@ class Batch:
                 what stands in an absent modality's place is unspecified (may be NaN)
     `present`   bool `(B, M)`, columns in the recipe's order
     `targets`   head -> `(B, C, X, Y[, Z])` float32 {0,1} for segmentation, `(B,)` int64
-                class for classification, `(B, 2)` float32 (time, event) for survival
+                class for classification, `(B, 2)` float32 (time, event) for survival,
+                `(B, 0)` for a pretext, whose target is the input
     `labelled`  head -> bool `(B,)`, False where the case lacks that label
+    `draw`      int64 `(B,)`, a number a case from which follows all that a model does by chance in
+                a step, such as what it masks; None counts as zeros
     """
 
     inputs: Mapping[str, Tensor]
     present: Tensor
     targets: Mapping[str, Tensor]
     labelled: Mapping[str, Tensor]
+    draw: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of cases."""
@@ -38,6 +42,7 @@ class Batch:
             function(self.present),
             {name: function(y) for name, y in self.targets.items()},
             {name: function(has) for name, has in self.labelled.items()},
+            None if self.draw is None else function(self.draw),
         )
 
     def seeing(self, present: Tensor) -> "Batch":

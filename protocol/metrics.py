@@ -243,12 +243,16 @@ METRICS: dict[str, Metric] = {
         "share in which that one had the higher risk, equal risks half. A death and a censoring at one time "
         "are such a pair, two deaths at one time are not.",
     ),
+    "loss": Metric(
+        "as the pretext counts", "lower", "What a case costs by a pretext's own measure, mean over cases."
+    ),
 }
 """Metric name -> what it is. The sums of each kind:
 
 `dice` (sum, patients) · `hd95_mm` (sum, measured, one side empty) · `accuracy` (right, cases) ·
-`c_index` (concordant + half the ties, comparable pairs) · `balanced_accuracy`, `mcc` the confusion
-matrix by rows, `[true, predicted]` · `ece` confidence a bin, right a bin, cases a bin ·
+`loss` (sum, cases) · `c_index` (concordant + half the ties, comparable pairs) ·
+`balanced_accuracy`, `mcc` the confusion matrix by rows, `[true, predicted]` ·
+`ece` confidence a bin, right a bin, cases a bin ·
 `auroc` (class * AUROC_BINS + bin, positives, negatives) of each occupied bin, ascending.
 """
 

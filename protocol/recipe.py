@@ -17,7 +17,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -107,9 +107,10 @@ class Head:
 
     `classes`: channels of a segmentation (independent sigmoids), classes of a
     classification (1 = binary, one logit), ignored for survival (one risk score).
+    A `pretext` needs no label: what the model learns is to know its own input, and every case has it.
     """
 
-    kind: Annotated[str, one_of("segmentation", "classification", "survival")]
+    kind: Annotated[str, one_of("segmentation", "classification", "survival", "pretext")]
     classes: Count = 1
     objective: Part = field(default_factory=lambda: Part("dice_ce"))
     weight: Positive = 1.0
@@ -205,8 +206,39 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class EarlierStage:
+    """What is trained before the recipe's own rounds; a key that is null is the recipe's.
+
+    `epsilon`: the most that a patient may have paid when this stage is over; what the recipe
+    allows beyond it is left for later stages. See `protocol.stages`.
+    """
+
+    name: Word
+    rounds: Count
+    heads: Annotated[Mapping[Word, Head], _NOT_EMPTY] | None = None
+    model: Part | None = None
+    strategy: Part | None = None
+    training: Training | None = None
+    epsilon: Positive | None = None
+
+    def under(self, recipe: "Recipe") -> "Recipe":
+        """Return the recipe of this stage of `recipe`, by itself.
+
+        It selects no best model: that is one of the last stage.
+        """
+        keys = ("heads", "model", "strategy", "training")
+        given = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        plain = replace(recipe, stages=(), rounds=self.rounds, **given)
+        privacy = replace(recipe.privacy, epsilon=self.epsilon)
+        return replace(plain, privacy=privacy, evaluation=replace(recipe.evaluation, select=""))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One experiment. The order of `modalities` is the order of `present`'s columns."""
+    """One experiment. The order of `modalities` is the order of `present`'s columns.
+
+    `stages` come before the `rounds` that the recipe itself describes, in their order.
+    """
 
     name: Title
     modalities: Annotated[Mapping[Word, Modality], _NOT_EMPTY]
@@ -221,6 +253,12 @@ class Recipe:
     secure: Secure = field(default_factory=Secure)
     roster: Roster = field(default_factory=Roster)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    stages: tuple[EarlierStage, ...] = ()
+
+    @property
+    def all_rounds(self) -> int:
+        """Rounds of the whole run, those of the earlier stages included."""
+        return sum(stage.rounds for stage in self.stages) + self.rounds
 
 
 def load_recipe(
@@ -259,8 +297,15 @@ def parse_cached(text: str) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The canonical YAML text: every key, defaults included, always in the same order."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(recipe)))
+    """The canonical YAML text: every key, defaults included, always in the same order.
+
+    `stages` stand in it only where there are some: a recipe without is the text it was before there
+    were stages.
+    """
+    plain = _plain(recipe)
+    if not recipe.stages:
+        del plain["stages"]
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -314,8 +359,20 @@ def _parts(recipe: Recipe) -> Iterator[tuple[str, str, Part]]:
     yield "data", "data", recipe.data
     yield "model", "model", recipe.model
     yield "strategy", "strategy", recipe.strategy
-    for name, head in recipe.heads.items():
-        yield "objective", f"heads.{name}.objective", head.objective
+    yield from _objectives(recipe.heads, "heads")
+    for place, stage in enumerate(recipe.stages):
+        path = f"stages[{place}]"
+        yield from ((k, f"{path}.{k}", p) for k, p in _given(model=stage.model, strategy=stage.strategy))
+        yield from _objectives(stage.heads or {}, f"{path}.heads")
+
+
+def _given(**parts: Part | None) -> Iterator[tuple[str, Part]]:
+    yield from ((kind, part) for kind, part in parts.items() if part is not None)
+
+
+def _objectives(heads: Mapping[str, Head], path: str) -> Iterator[tuple[str, str, Part]]:
+    for name, head in heads.items():
+        yield "objective", f"{path}.{name}.objective", head.objective
 
 
 def _text(source: Path | str) -> str:
@@ -385,6 +442,7 @@ def _check_whole(recipe: Recipe) -> None:
         raise RecipeError(
             "training.steps: privacy.mechanism ftrl takes whole epochs; give training.epochs instead"
         )
+    _check_stages(recipe)
     head, slash, metric = recipe.evaluation.select.partition("/")
     if not recipe.evaluation.select:
         return
@@ -392,6 +450,29 @@ def _check_whole(recipe: Recipe) -> None:
         raise unknown(head, list(recipe.heads), "evaluation.select", what="head")
     if not slash or not metric:
         raise RecipeError(f"evaluation.select: expected 'head/metric', as in '{head}/dice', found {head!r}")
+
+
+def _check_stages(recipe: Recipe) -> None:
+    names = [stage.name for stage in recipe.stages]
+    budgets = [*(stage.epsilon for stage in recipe.stages), recipe.privacy.epsilon]
+    for place, (stage, after) in enumerate(zip(recipe.stages, budgets[1:], strict=True)):
+        path = f"stages[{place}]"
+        if stage.name in names[:place]:
+            raise RecipeError(f"{path}.name: there are two stages '{stage.name}'; name each once")
+        if recipe.privacy.epsilon is None:
+            if stage.epsilon is not None:
+                raise RecipeError(f"{path}.epsilon: is a part of a budget; give privacy.epsilon")
+        elif stage.epsilon is None or after is None or stage.epsilon >= after:
+            raise RecipeError(
+                f"{path}.epsilon: expected a number below that of the stage after it ({found(after)}), "
+                f"found {found(stage.epsilon)}: it is what a patient has paid when the stage is over"
+            )
+        try:
+            _check_whole(stage.under(recipe))
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+    if recipe.stages and recipe.privacy.epsilon is not None and recipe.privacy.mechanism == "ftrl":
+        raise RecipeError("privacy.mechanism: the noise of ftrl runs through one stage only; use sgd")
 
 
 def _check_summed(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import platform, python_version
@@ -19,7 +20,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from models.catalogue import build_model
-from models.flat import Flat
+from models.flat import Flat, carry
 from privacy.keys import signer
 from protocol import files
 from protocol.claim import claim
@@ -28,6 +29,7 @@ from protocol.groups import PRIVATE
 from protocol.leash import die_with
 from protocol.messages import Reply, Task
 from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
+from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
@@ -111,32 +113,29 @@ def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord
 def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watch) -> RunRecord:
     text = (folder / "recipe.yaml").read_text(encoding="utf-8")
     recipe = parse_cached(text)
-    strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
     wire = Wire(grid)
-    signature = signature_in(folder)
-    question = Task("describe", folder.name, 0, text, signature=signature)
-    met = wire.meet(question, int(str(config["sites"])), MEET_S, recipe.roster.quorum)
-    members = [member_of(reply) for reply in met]
-    note_declined(members, recipe.roster.quorum, watch)
-    state, done = restore(folder, recipe, strategy)
-    record = RunRecord(
-        folder.name, text, _started(folder), tuple(m.summary for m in members), done, {}, environment()
-    )
+    witness = open_witness(Path(str(config.get("coordinator", folder))))
+    plan = partial(Plan, folder.name, text=text, signature=signature_in(folder), witness=witness)
+    plans: list[Plan] = []
+    for stage in stages_of(recipe):
+        members = meet(wire, stage, text, folder, int(str(config["sites"])))
+        note_declined(members, recipe.roster.quorum, watch)
+        strategy = build(STRATEGIES, stage.recipe.strategy, "strategy")
+        plans.append(plan(stage, strategy=strategy, members=members))
+    state, done = restore(folder, plans[0])
+    cohorts = tuple(member.summary for member in plans[-1].members)
+    record = RunRecord(folder.name, text, _started(folder), cohorts, done, {}, environment())
     files.write_text(folder / "record.json", to_json(record))
     tracker = open_tracker(folder, recipe, record, str(config.get("tracking", "")))
-    book = Book(folder, recipe, record, watch, tracker)
-    witness = open_witness(Path(str(config.get("coordinator", folder))))
-    plan = Plan(folder.name, recipe, text, strategy, members, signature=signature, witness=witness)
-    return attend(plan, wire, state, book)
+    return attend(plans, wire, state, Book(folder, recipe, record, watch, tracker))
 
 
-def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
-    """Run to the end; whatever ends it early is written down before it goes on its way."""
+def attend(plans: Sequence[Plan], wire: Wire, state: State, book: Book) -> RunRecord:
+    """Run all stages to the end; whatever ends it early is written down before it goes on its way."""
     try:
-        state = run(plan, wire, state, book)
-        book.conclude(
-            evaluate(plan, wire, state, plan.recipe.rounds, "test", subsets=plan.recipe.evaluation.subsets)
-        )
+        state, plan = through(plans, wire, state, book), plans[-1]
+        subsets = plan.recipe.evaluation.subsets
+        book.conclude(evaluate(plan, wire, state, plan.stage.last, "test", subsets=subsets))
     except (KeyboardInterrupt, SystemExit):  # Flower makes the second of a signal
         book.finish("stopped")
         raise
@@ -145,6 +144,26 @@ def attend(plan: Plan, wire: Wire, state: State, book: Book) -> RunRecord:
         raise
     book.finish("finished")
     return book.record
+
+
+def through(plans: Sequence[Plan], wire: Wire, state: State, book: Book) -> State:
+    """Take the run through the stages that are left; `state` is of the stage of `book`'s last round."""
+    here = stage_at(parse_cached(plans[0].text), book.rounds_done)
+    for plan in plans:
+        if plan.stage.first < here.first:
+            continue
+        if plan.stage.first > here.first:
+            state = plan.strategy.init(carried(state.parameters, here.recipe, plan))
+            here = plan.stage
+        state = run(plan, wire, state, book)
+    return state
+
+
+def meet(wire: Wire, stage: Stage, text: str, folder: Path, sites: int) -> list[Member]:
+    """Ask every site what it has for a stage; all stages are asked about before the first begins."""
+    number = stage.first if stage.first > 1 else 0
+    question = Task("describe", folder.name, number, text, signature=signature_in(folder))
+    return [member_of(reply) for reply in wire.meet(question, sites, MEET_S, stage.recipe.roster.quorum)]
 
 
 def member_of(reply: Reply) -> Member:
@@ -188,11 +207,11 @@ def signature_in(folder: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
-def restore(folder: Path, recipe: Recipe, strategy: Strategy) -> tuple[State, tuple[Round, ...]]:
-    """Return the state to go on from and the rounds that led to it; a fresh one for a new run."""
+def restore(folder: Path, plan: Plan) -> tuple[State, tuple[Round, ...]]:
+    """Return the state to go on from and the rounds that led to it; for a new run the start of `plan`."""
     saved = folder / "checkpoints"
     if checkpoint.newest(saved) is None:
-        return strategy.init(initial_parameters(recipe, strategy)), ()
+        return plan.strategy.init(initial_parameters(plan.recipe, plan.strategy)), ()
     found = checkpoint.load(saved)
     if found.facts["run"] != folder.name:
         msg = f"{saved} holds checkpoints of run '{found.facts['run']}', not '{folder.name}': move them back"
@@ -204,6 +223,15 @@ def initial_parameters(recipe: Recipe, strategy: Strategy) -> Vectors:
     """Return the untrained model's groups that travel."""
     flat = Flat(build_model(recipe), strategy.local.private)
     return {group: vector for group, vector in flat.vectors.items() if group != PRIVATE}
+
+
+def carried(parameters: Vectors, before: Recipe, plan: Plan) -> Vectors:
+    """Return the start of a stage: what the stage `before` has learned of its network, the rest untrained."""
+    local = build(STRATEGIES, before.strategy, "strategy").local
+    layout = Flat(build_model(before), local.private).layout
+    start = Flat(build_model(plan.recipe), plan.strategy.local.private)
+    carry(parameters, layout, start)
+    return {group: vector for group, vector in start.vectors.items() if group != PRIVATE}
 
 
 def open_tracker(folder: Path, recipe: Recipe, record: RunRecord, uri: str) -> Tracker | None:

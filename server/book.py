@@ -33,7 +33,7 @@ from protocol.update import Vectors
 from server import card, checkpoint
 from server.record import Round, RunRecord, Scores, SiteRound, round_from_json, round_to_json, to_json
 from server.report import render
-from server.scores import mean_over_sites
+from server.scores import goodness, mean_over_sites
 from server.tracking import Tracker
 from strategies.base import State
 
@@ -56,7 +56,6 @@ class Book:
         self._tracker = tracker
         self._watch = watch
         self._best = -math.inf
-        self.spent: set[str] = set()
         self.set_aside: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._note_all(record.rounds)
@@ -65,6 +64,11 @@ class Book:
     def rounds_done(self) -> int:
         """Rounds that need not be run again."""
         return len(self.record.rounds)
+
+    def spent(self, since: int) -> set[str]:
+        """Return the sites that have no budget left for the stage that began with round `since`."""
+        asked = (site for ended in self.record.rounds if ended.number >= since for site in ended.sites)
+        return {site.site for site in asked if site.status == "spent"}
 
     def checkpoint(self, number: int, state: State) -> None:
         """Write the state after round `number`, durably; only then does the tracker hear of that round."""
@@ -127,7 +131,6 @@ class Book:
     def _note_all(self, rounds: tuple[Round, ...]) -> bool:
         better = False
         for ended in rounds:
-            self.spent |= {site.site for site in ended.sites if site.status == "spent"}
             score = self._score(ended)
             if score > self._best:
                 self._best, better = score, True
@@ -135,10 +138,11 @@ class Book:
 
     def _score(self, ended: Round) -> float:
         select = self._recipe.evaluation.select
-        if not select or not ended.scores:
+        earlier = ended.number <= self._recipe.all_rounds - self._recipe.rounds
+        if not select or not ended.scores or earlier:
             return -math.inf
         score = mean_over_sites(ended.scores, select)
-        return -math.inf if math.isnan(score) else score
+        return -math.inf if math.isnan(score) else goodness(select, score)
 
 
 def flatten(state: State) -> Vectors:

@@ -16,6 +16,7 @@ from privacy.accounting import ADJACENCY, UNIT
 from privacy.pace import pace
 from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
+from protocol.stages import stage_at
 from server.record import RunRecord, Scores, SiteRound, SiteSummary
 from server.scores import mean_over_sites, overall, worst
 from server.split import assumption
@@ -99,7 +100,7 @@ def _model(record: RunRecord, recipe: Recipe) -> Chapter:
         ("recipe", f"{recipe.name}, SHA-256 {recipe_hash(recipe)}"),
         ("code", record.environment.get("commit", "commit not known")),
         ("started", record.started),
-        ("state", f"{record.status}, {len(record.rounds)} of {recipe.rounds} rounds"),
+        ("state", f"{record.status}, {len(record.rounds)} of {recipe.all_rounds} rounds"),
         ("network", recipe.model.name),
         ("strategy", recipe.strategy.name),
         ("inputs", ", ".join(f"{name} ({each.kind})" for name, each in recipe.modalities.items())),
@@ -144,7 +145,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Chapter:
         "rounds",
     )
     rows = [_spent(site, told, recipe) for site, told in _last_spent(record)]
-    last = {site.site: told[-1] for site, told in _last_spent(record)}
+    last = {site.site: told[max(told)] for site, told in _last_spent(record)}
     tables = [Table(head, rows), *leaving(record)]
     return Chapter("Privacy", " ".join([words, *assumption(recipe, last)]), tables)
 
@@ -213,24 +214,25 @@ def _by_subset(record: RunRecord, metric: str) -> Iterator[Sequence[str]]:
 # -- Rows ----------------------------------------------------------------------------------------
 
 
-def _last_spent(record: RunRecord) -> Iterator[tuple[SiteSummary, list[SiteRound]]]:
+def _last_spent(record: RunRecord) -> Iterator[tuple[SiteSummary, dict[int, SiteRound]]]:
     for site in record.sites:
-        told = [s for r in record.rounds for s in r.sites if s.site == site.site and s.epsilon is not None]
+        heard = ((r.number, s) for r in record.rounds for s in r.sites if s.site == site.site)
+        told = {number: each for number, each in heard if each.epsilon is not None}
         if told:
             yield site, told
 
 
-def _spent(site: SiteSummary, told: Sequence[SiteRound], recipe: Recipe) -> tuple[str, ...]:
-    rate, steps = pace(recipe, site.patients.get("train", 0))
-    last = told[-1]
+def _spent(site: SiteSummary, told: Mapping[int, SiteRound], recipe: Recipe) -> tuple[str, ...]:
+    paces = [pace(stage_at(recipe, number).recipe, site.patients.get("train", 0)) for number in told]
+    last = told[max(told)]
     return (
         site.site,
         _number(last.epsilon),
         _number(last.epsilon_pld),
         _NONE if last.delta is None else f"{last.delta:.2e}",
         _number(last.noise_multiplier),
-        f"{rate:.3g}",
-        str(steps * len(told)),
+        f"{paces[-1][0]:.3g}",
+        str(sum(steps for _, steps in paces)),
         str(len(told)),
     )
 

@@ -162,7 +162,7 @@ def _row(folder: Path) -> tuple[str, str, str, str, str]:
         return "-", "no readable record", "-", "-", "-"
     select = recipe.evaluation.select
     score = f"{select} {_number(mean_over_sites(last_scores(record), select))}" if select else "-"
-    rounds = f"{len(record.rounds)}/{recipe.rounds}"
+    rounds = f"{len(record.rounds)}/{recipe.all_rounds}"
     return recipe.name, _status(record), rounds, score, _spent(record)
 
 
@@ -170,7 +170,7 @@ def _facts(record: RunRecord, recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "recipe", f"{recipe.name} ({recipe_hash(recipe)[:12]})"
     yield "status", _status(record)
     yield "started", record.started
-    yield "rounds", f"{len(record.rounds)} of {recipe.rounds}"
+    yield "rounds", f"{len(record.rounds)} of {recipe.all_rounds}"
     yield "strategy, model", f"{recipe.strategy.name}, {recipe.model.name}"
     yield "modalities", ", ".join(recipe.modalities)
     yield "epsilon, most at a site", _spent(record)

@@ -10,7 +10,7 @@
             subset of the recipe's modalities, what is left out is absent
     result  head -> probabilities: (B, C, X, Y[, Z]) a channel by itself for segmentation,
             (B, C) over the classes or (B, 1) of the positive class for classification;
-            for survival (B, 1), the log of the relative risk
+            for survival (B, 1), the log of the relative risk; for a pretext (B, 1), its loss
 
 MLflow finds `_load_pyfunc` by this module's name, so a model folder holds nothing to run, and
 loading it needs the consilium package.
@@ -64,7 +64,7 @@ def kept_at_sites(recipe: Recipe) -> bool:
 
 def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
-    space = (-1,) * _axes(_flat(recipe))
+    space = (-1,) * _flat(recipe).model.axes
     image = (-1, 1, *space)
     inputs: dict[str, Shape] = {
         n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()
@@ -73,7 +73,7 @@ def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
 
 
 def _shape_out(head: Head, space: Shape) -> Shape:
-    channels = 1 if head.kind == "survival" else head.classes
+    channels = 1 if head.kind in {"survival", "pretext"} else head.classes
     return (-1, channels, *space) if head.kind == "segmentation" else (-1, channels)
 
 
@@ -120,17 +120,12 @@ class Predictor:
         modality = self.recipe.modalities[name]
         if modality.kind == "table":
             return torch.zeros(rows, modality.features)
-        space = (_SMALLEST,) * _axes(self._flat) if image is None else image.shape[2:]
+        space = (_SMALLEST,) * self._flat.model.axes if image is None else image.shape[2:]
         return torch.zeros(rows, 1, *space)
 
 
 def _flat(recipe: Recipe) -> Flat:
     return Flat(build_model(recipe), build(STRATEGIES, recipe.strategy, "strategy").local.private)
-
-
-def _axes(flat: Flat) -> int:
-    """Spatial axes of a model's images, 2 or 3, by its convolutions; 0 where it has none."""
-    return max(parameter.dim() for parameter in flat.model.parameters()) - 2
 
 
 def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
@@ -144,6 +139,6 @@ def _tensor(name: str, modality: Modality, values: ArrayLike) -> Tensor:
 
 
 def _probabilities(head: Head, logits: Tensor) -> Tensor:
-    if head.kind == "survival":
+    if head.kind in {"survival", "pretext"}:
         return logits
     return logits.softmax(1) if head.kind == "classification" and head.classes > 1 else logits.sigmoid()

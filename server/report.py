@@ -13,6 +13,7 @@ from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.page import Markup, join, page, section, table, tag
 from protocol.recipe import Recipe, build, recipe_hash
+from protocol.stages import stages_of
 from server.card import OUTSIDE, Chapter, chapters, chosen, leaving
 from server.evidence import KINDS, Attack, Evidence, verdict
 from server.heat import shades
@@ -120,6 +121,7 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
         ("strategy", _part(recipe.strategy.name, recipe.strategy.options)),
         ("model", _part(recipe.model.name, recipe.model.options)),
         ("data", _part(recipe.data.name, recipe.data.options)),
+        *(("before it", told) for told in _earlier(recipe)),
         ("code", record.environment.get("commit", "commit not known")),
     ]
     return tag(
@@ -132,8 +134,15 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
     )
 
 
+def _earlier(recipe: Recipe) -> Iterable[str]:
+    for stage in stages_of(recipe)[:-1]:
+        heads = ", ".join(f"{name} ({head.kind})" for name, head in stage.recipe.heads.items())
+        parts = f"{stage.recipe.model.name}, {stage.recipe.strategy.name}"
+        yield f"{stage.name}, rounds {stage.first} to {stage.last}: {heads}; {parts}"
+
+
 def _tiles(record: RunRecord, recipe: Recipe, metric: str) -> Iterable[tuple[str, str]]:
-    yield f"{len(record.rounds)} of {recipe.rounds}", "rounds"
+    yield f"{len(record.rounds)} of {recipe.all_rounds}", "rounds"
     patients = sum(sum(site.patients.values()) for site in record.sites)
     yield str(len(record.sites)), f"sites, {patients} patients"
     last = next((ended for ended in reversed(record.rounds) if ended.scores), None)

@@ -1,4 +1,4 @@
-"""The rounds of a run, on one screen.
+"""The rounds of a stage, on one screen.
 
     for each round
         1. choose whom to ask
@@ -21,6 +21,7 @@ from typing import Any
 from protocol.errors import AdmissionError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
+from protocol.stages import Stage
 from protocol.update import Update
 from server.admission import check, numbers, scores
 from server.book import Book
@@ -36,16 +37,25 @@ log = logging.getLogger("consilium.rounds")
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays the same through a run. `attempt` tells this process's tasks from a killed one's."""
+    """What stays the same through a stage of a run; an ordinary run is one stage.
+
+    `text` is the whole run's recipe, the stage's own is in `stage`. `attempt` tells this process's
+    tasks from a killed one's.
+    """
 
     run: str
-    recipe: Recipe
+    stage: Stage
     text: str
     strategy: Strategy
     members: Sequence[Member]
     attempt: str = field(default_factory=lambda: secrets.token_hex(4))
     signature: str = ""
     witness: Witness | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The stage's recipe."""
+        return self.stage.recipe
 
     def told(self, site: str) -> dict[str, Any]:
         """Return what any task to `site` carries besides."""
@@ -74,12 +84,13 @@ class Heard:
 
 
 def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
-    """Take the run from where `book` stands to its last round."""
-    recipe = plan.recipe
-    for number in range(book.rounds_done + 1, recipe.rounds + 1):
-        roster = choose(recipe, plan.members, book.spent | book.set_aside, number)
+    """Take the run from where `book` stands to the last round of the plan's stage."""
+    recipe, stage = plan.recipe, plan.stage
+    for number in range(book.rounds_done + 1, stage.last + 1):
+        roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
         clock = Clock()
-        book.checkpoint(number - 1, state)
+        if number > stage.first or number == 1:  # between stages stands the end of the one before
+            book.checkpoint(number - 1, state)
         clock.lap("checkpoint")
         tasks = [(member, train_task(plan, state, member, number)) for member in roster]
         heard = Heard()
@@ -92,11 +103,11 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
         releases = book.release() if plan.strategy.promise is not None else 0
         state = plan.strategy.step(state, updates)
         clock.lap("train")
-        found = validate(plan, wire, state, number) if _scored(recipe, number) else {}
+        found = validate(plan, wire, state, number) if _scored(stage, number) else {}
         clock.lap("evaluate")
         sites = tuple(heard.sites)
         book.round(Round(number, sites, clock.seconds, heard.norm(), found, releases), state)
-    book.checkpoint(recipe.rounds, state)
+    book.checkpoint(stage.last, state)
     return state
 
 
@@ -243,6 +254,6 @@ class Clock:
 _PRIVACY = ("epsilon", "epsilon_pld", "delta", "noise_multiplier")
 
 
-def _scored(recipe: Recipe, number: int) -> bool:
-    every = recipe.evaluation.every
-    return every > 0 and (number % every == 0 or number == recipe.rounds)
+def _scored(stage: Stage, number: int) -> bool:
+    every = stage.recipe.evaluation.every
+    return every > 0 and (number % every == 0 or number == stage.last)

@@ -93,8 +93,9 @@ class Wire:
                 log.error(
                     "the holder of the key of '%s' calls itself '%s': left out", names[node], reply.site
                 )
-        self._nodes = {reply.site: node for node, reply in replies.items()}
-        if len(self._nodes) != len(replies):
+        met = {reply.site: node for node, reply in replies.items()}
+        self._nodes |= met
+        if len(met) != len(replies):
             told = sorted(reply.site for reply in replies.values())
             raise QuorumError(f"two nodes call themselves by one name ({told}): rename one")
         return sorted(replies.values(), key=lambda reply: reply.site)

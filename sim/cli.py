@@ -76,11 +76,11 @@ def follow(folder: Path, recipe: Recipe) -> None:
     """Run with a progress bar, then print the tables and write the report."""
     console = Console()
     console.print(
-        f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.rounds} rounds, {recipe.strategy.name}"
+        f"run [bold]{folder.name}[/]: {recipe.name}, {recipe.all_rounds} rounds, {recipe.strategy.name}"
     )
     try:
         with bar(console) as progress:
-            task = progress.add_task("meeting the sites", total=recipe.rounds)
+            task = progress.add_task("meeting the sites", total=recipe.all_rounds)
 
             def watch(number: int, news: SiteRound | Round) -> None:
                 if isinstance(news, Round):

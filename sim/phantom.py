@@ -9,9 +9,10 @@ Each patient is a head with grey and white matter, ventricles, and a tumour of t
     ventricles   low     low    low    high     (so t2 alone takes them for tumour)
 
 so that no modality tells everything and each tells something. `tumour` is all three parts;
-`grade` is 1 where the rim takes up contrast, which only t1c shows. Every hospital's scanner
+`grade` is 1 where the rim takes up contrast, which only t1c shows; `death_time` is in years, and these
+patients die three times as fast (`death_event` 0: alive at the last visit). Every hospital's scanner
 has its own gain, contrast curve, coil shading and noise, and its own missing modalities
-(`LACKS`); every eighth patient lacks one more. The last hospital has no grades.
+(`LACKS`); every eighth patient lacks one more. The last hospital has no labels but the outlines.
 """
 
 import csv
@@ -31,6 +32,8 @@ PUBLIC = "PUBLIC"
 """A file of this name in a data folder says that pictures of its patients may be shown."""
 ONE_MORE = 8
 SLICES = 8
+YEARLY_HAZARD = (0.15, 0.45)
+"""Of dying, by grade."""
 FIELD_MM, SLICE_MM = 192.0, 8.0
 
 GREY, WHITE, VENTRICLE, OEDEMA, RIM, CORE = range(1, 7)
@@ -65,12 +68,13 @@ def write_phantom(root: Path, *, sites: int = 4, patients: int = 24, size: int =
     for site in range(sites):
         folder, scanner = root / f"site_{site + 1}", _scanner(default_rng((seed, site)))
         folder.mkdir(parents=True, exist_ok=True)
-        grades = dict[str, int]()
+        labels = dict[str, tuple[int, str, int]]()
         for patient in range(patients):
             name, rng = f"patient_{patient + 1:03}", default_rng((seed, site, patient))
-            grades[name] = _write_patient(folder / name, scanner, lacking(site, patient), size, rng)
+            grade = _write_patient(folder / name, scanner, lacking(site, patient), size, rng)
+            labels[name] = (grade, *followed(grade, default_rng((seed, site, patient, 1))))
         if site < sites - 1:
-            _write_grades(folder / "labels.csv", grades)
+            _write_labels(folder / "labels.csv", labels)
 
 
 def lacking(site: int, patient: int) -> tuple[str, ...]:
@@ -100,6 +104,12 @@ def draw_head(size: int, rng: Generator) -> Tissue:
         tissue[tumour < radius] = part
     tissue[head >= 1] = 0
     return tissue
+
+
+def followed(grade: int, rng: Generator) -> tuple[str, int]:
+    """Return years to death or to the last visit, and whether it was death; the hazard is constant."""
+    death, visit = rng.exponential(1 / YEARLY_HAZARD[grade]), rng.uniform(2, 8)
+    return f"{min(death, visit):.3f}", int(death <= visit)
 
 
 def scan(tissue: Tissue, modality: str, scanner: Scanner, rng: Generator, *, uptake: bool) -> Volume:
@@ -143,6 +153,7 @@ def _write_patient(folder: Path, scanner: Scanner, lacks: tuple[str, ...], size:
     return int(uptake)
 
 
-def _write_grades(path: Path, grades: dict[str, int]) -> None:
+def _write_labels(path: Path, labels: dict[str, tuple[int, str, int]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("patient", "grade"), *grades.items()])
+        rows = ((name, *row) for name, row in labels.items())
+        csv.writer(file).writerows([("patient", "grade", "death_time", "death_event"), *rows])

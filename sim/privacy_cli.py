@@ -60,6 +60,10 @@ def plan(
 ) -> None:
     """Show noise and steps at each site, and what other epsilons and numbers of rounds would need."""
     loaded = load_recipe(recipe, [*(overrides or []), f"privacy.epsilon={epsilon}"], CATALOGUES)
+    if loaded.stages:
+        raise SettingsError(
+            f"{loaded.name} has stages: `consilium site policy explain` shows what each costs"
+        )
     floor = read_policy(policy).privacy
     spent = {site: history(Path(folder)) for site, folder in map(_pair, ledger or [])}
     cohorts = {n: Cohort(count, spent.get(n, ()), floor) for n, count in _counted(loaded, data, patients)}

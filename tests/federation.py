@@ -75,7 +75,10 @@ class Federation:
         self.config: dict[str, str] = {}
 
         def read(root: Path, recipe: Recipe, site: str | None) -> Cohort:
-            return self.held[str(site)]
+            whole = self.held[str(site)]
+            labels = {h: whole.cases.targets[h] for h in recipe.heads if h in whole.cases.targets}
+            labelled = {h: whole.cases.labelled[h] for h in labels}
+            return replace(whole, cases=replace(whole.cases, targets=labels, labelled=labelled))
 
         def sites(root: Path, recipe: Recipe) -> list[str]:
             return list(self.held)

@@ -5,9 +5,10 @@ None: a hospital's own folder. Its messages say which site, what and how many, n
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from imaging.cohort import Cohort, checked, renamed
+from imaging.cohort import Cohort, checked, renamed, with_pretexts
 from imaging.sources import ingested, nifti, slices, table
 from protocol.errors import DataError
 from protocol.recipe import Recipe, build, check_part
@@ -34,8 +35,10 @@ SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
 def read_cohort(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read what the recipe needs of `site`; `DataError` where the files do not give it."""
     _folder(root)
-    cohort: Cohort = build(SOURCES, recipe.data, "data", root=root, recipe=recipe, site=site)
-    return checked(renamed(cohort, site or root.name), recipe)
+    labels = {name: head for name, head in recipe.heads.items() if head.kind != "pretext"}
+    given = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
+    cohort: Cohort = build(SOURCES, recipe.data, "data", **given)
+    return checked(with_pretexts(renamed(cohort, site or root.name), recipe), recipe)
 
 
 def list_sites(root: Path, recipe: Recipe) -> list[str]:

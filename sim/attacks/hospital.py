@@ -115,6 +115,8 @@ def _labels(patients: int, head: Head, shape: tuple[int, ...], generator: torch.
     if head.kind == "segmentation":
         coins = torch.randint(2, (patients, head.classes, *[1] * len(shape)), generator=generator)
         return coins.float().expand(-1, -1, *shape).contiguous()
+    if head.kind == "pretext":
+        return torch.empty(patients, 0)
     if head.kind == "survival":
         times = torch.rand(patients, generator=generator) + 0.5 * _YEAR
         return torch.stack([times, torch.ones(patients)], 1)

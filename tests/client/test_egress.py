@@ -73,6 +73,7 @@ TALLIES: Mapping[str, tuple[float, ...]] = {
     "mcc": (9.0, 2.0, 3.0, 9.0),
     "auroc": (3.0, 1.0, 0.0, 900.0, 0.0, 1.0),
     "ece": (0.5,) * 15 + (1.0,) * 30,
+    "loss": (20.123, 23.0),
 }
 
 
@@ -158,7 +159,9 @@ def test_rounded_scores_are_multiples_over_rounded_counts(
 
 def test_kinds_that_show_single_cases_stay_when_scores_are_rounded() -> None:
     policy = replace(OPEN, leaves=replace(OPEN.leaves, scores_in_steps_of=0.01))
-    assert set(_scores(policy, TALLIES)) == {"head/dice", "head/hd95_mm", "head/accuracy", "head/c_index"}
+    assert set(_scores(policy, TALLIES)) == {
+        f"head/{kind}" for kind in ("dice", "hd95_mm", "accuracy", "c_index", "loss")
+    }
 
 
 def test_a_score_over_fewer_patients_than_may_be_told_is_not_computed(

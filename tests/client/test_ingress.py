@@ -100,7 +100,7 @@ def test_a_name_that_passes_stays_inside_the_folder(name: str) -> None:
     site = Site.__new__(Site)
     object.__setattr__(site, "recipe", WHOLE)
     try:
-        admit(site, Task("describe", name, 0, ""))
+        admit(site, Task("describe", name, 0, dump_recipe(WHOLE)))
     except WireError:
         return
     except AttributeError:

@@ -26,13 +26,14 @@ from privacy.accounting import Event, epsilon
 from privacy.ledger import Ask, Ledger, reading
 from protocol.errors import BudgetError, PrivacyError
 from protocol.messages import Reply, Task, reply_to_bytes
-from protocol.recipe import Privacy, Training
+from protocol.recipe import Privacy, Training, dump_recipe
 from protocol.update import Update
 from tests.federation import recipe
 
 STEPS, DELTA = 3, 1e-3
 PRIVATE = Privacy(epsilon=20.0, noise_multiplier=2.0, sampling_rate=1.0, delta=DELTA)
 OURS = (spending.__file__, books.__file__, store.__file__)
+TEXT = dump_recipe(recipe(rounds=2))
 Pay = Callable[[Site, Task, Any], Reply]
 
 
@@ -57,7 +58,7 @@ def site_at(folder: Path, privacy: Privacy = PRIVATE, names: str = "abcd") -> Si
 
 
 def task(number: int = 1, start: float = 0.0, attempt: str = "a", run: str = "run") -> Task:
-    return Task("train", run, number, "recipe", attempt, {"shared": torch.full((3,), start)})
+    return Task("train", run, number, TEXT, attempt, {"shared": torch.full((3,), start)})
 
 
 def work(site: Site, asked: Task, known: Spending | None) -> Reply:

@@ -11,21 +11,33 @@ from protocol.recipe import Head, Modality, Part, Recipe
 SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet")
 FUSING = ("encoders_unet", "parallel_unet")
 TABULAR = ("table_linear", "table_mlp")
-ALL = (*SEGMENTING, *TABULAR, "volume_classifier")
+OF_IMAGES = ("bm_mae",)
+PRETEXT = ("bm_mae",)
+MAPPING = (*SEGMENTING, "bm_mae")
+ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "volume_classifier")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
+IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
 TABLES = {"ehr": Modality("table", 5), "labs": Modality("table", 3)}
 VECTOR_HEADS = {
     "grade": Head("classification", 3, Part("ce")),
     "idh": Head("classification", 1, Part("bce")),
     "risk": Head("survival", 1, Part("exponential")),
 }
+SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
+SMALL = {
+    "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
+}
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
 
 def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Recipe:
     """Every kind of head that the model can predict, from every kind of modality that it reads."""
-    heads = VECTOR_HEADS | (TUMOUR if name in SEGMENTING else {})
+    heads = VECTOR_HEADS | (TUMOUR if name in MAPPING else {})
+    if name in OF_IMAGES:
+        heads |= SCAN if name in PRETEXT else {}
+        part = Part(name, {"dims": dims} | SMALL[name] | options)
+        return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)
     if name in TABULAR:
         return Recipe("r", TABLES, heads, Part("d"), Part(name, options), seed=seed)
     options = {"channels": (4, 8, 8), "dims": dims} | options
@@ -54,6 +66,8 @@ def batch_for(recipe: Recipe, present: Tensor, shape: tuple[int, ...] = (6, 5), 
             return (normal(head.classes, *shape) > 0).float()
         if head.kind == "survival":
             return torch.stack([normal().abs(), (normal() > 0).float()], 1)
+        if head.kind == "pretext":
+            return torch.empty(cases, 0)
         return torch.randint(max(head.classes, 2), (cases,), generator=generator)
 
     inputs = {
@@ -61,4 +75,5 @@ def batch_for(recipe: Recipe, present: Tensor, shape: tuple[int, ...] = (6, 5), 
         for n, m in recipe.modalities.items()
     }
     labelled = {name: torch.arange(cases) != place + 1 for place, name in enumerate(recipe.heads)}
-    return Batch(inputs, present, {n: target(h) for n, h in recipe.heads.items()}, labelled)
+    targets = {n: target(h) for n, h in recipe.heads.items()}
+    return Batch(inputs, present, targets, labelled, torch.arange(cases))

@@ -1,12 +1,13 @@
 """Absence through one door, and absence on purpose."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from models.fusion import masked_mean
-from models.masking import Seen, modality_dropout, visible
+from models.masking import Seen, dirichlet_kept, modality_dropout, uniforms, visible
 from protocol.batch import Batch
 
 presences = st.integers(1, 5).flatmap(
@@ -101,3 +102,71 @@ def test_the_masked_mean_is_the_mean_of_what_is_there(present: list[list[bool]],
 def test_the_masked_mean_of_nothing_is_zeros() -> None:
     seen = {"a": Seen(torch.ones(2, 3), torch.zeros(2).bool(), anybody=False, everybody=False)}
     assert torch.equal(masked_mean({}, seen, (2, 5)), torch.zeros(2, 5))
+
+
+# -- What a pretext hides ------------------------------------------------------------------------
+
+
+def test_a_case_s_chance_is_its_own() -> None:
+    draws = torch.tensor([5, 7, 5])
+    found = uniforms(draws, 2, 3)
+
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(uniforms(draws[1:2], 2, 3)[0], found[1])
+    assert uniforms(draws[:0], 2, 3).shape == (0, 2, 3)
+    assert float(uniforms(torch.arange(500), 40).mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def kept_of(present: list[list[bool]], share: float, places: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    has, numbers = (
+        torch.tensor(present),
+        torch.rand(len(present), len(present[0]), places + 1, generator=seeded(seed)),
+    )
+    return dirichlet_kept(has, share, numbers[..., 0], numbers[..., 1:]), has, numbers
+
+
+@given(presences, st.floats(0.05, 0.95), st.integers(1, 20), seeds)
+def test_the_budget_is_met_exactly_and_only_by_what_is_there(
+    present: list[list[bool]], share: float, places: int, seed: int
+) -> None:
+    """Also where a modality would get more than it has: the rest goes to the others."""
+    kept, has, _ = kept_of(present, share, places, seed)
+
+    assert not (kept & ~has[..., None]).any()
+    assert kept.sum((1, 2)).tolist() == [int(share * places * count) for count in has.sum(1).tolist()]
+
+
+def test_the_budget_of_bm_mae_at_its_paper_s_size() -> None:
+    """512 of 2048 tokens in four volumes, as many as one volume has."""
+    kept, _, _ = kept_of([[True] * 4] * 3, 0.25, 512, 0)
+    assert kept.sum((1, 2)).tolist() == [512] * 3
+
+
+def by_webster(proportions: list[float], places: int, total: int) -> list[int]:
+    """One seat at a time to whom it is most due, as long as there are places."""
+    seats = [0] * len(proportions)
+    for _ in range(total):
+        due = [p / (s + 0.5) if s < places else -1.0 for p, s in zip(proportions, seats, strict=True)]
+        seats[due.index(max(due))] += 1
+    return seats
+
+
+@given(seeds, st.integers(1, 12))
+def test_what_is_kept_of_each_follows_the_proportions(seed: int, places: int) -> None:
+    kept, _, numbers = kept_of([[True] * 4], 0.4, places, seed)
+    exponentials = -torch.log1p(-numbers[0, :, 0])
+    assert kept[0].sum(1).tolist() == by_webster(exponentials.tolist(), places, int(0.4 * places * 4))
+
+
+def test_proportions_are_dirichlet() -> None:
+    """Uniform on the simplex: a share of one of three is above x with chance (1 - x)^2."""
+    kept, _, _ = kept_of([[True] * 3] * 4000, 0.25, 100, 3)
+    share = kept[:, 0].sum(1) / 75
+    for x in (0.1, 0.3, 0.5):
+        assert float((share > x).float().mean()) == pytest.approx((1 - x) ** 2, abs=0.03)
+
+
+def test_every_place_has_the_same_chance() -> None:
+    kept, _, _ = kept_of([[True] * 3] * 4000, 0.25, 8, 4)
+    assert kept.float().mean((0, 1)).tolist() == pytest.approx([0.25] * 8, abs=0.02)

@@ -43,6 +43,7 @@ EXAMPLES = {
     "dice_ce": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "exponential": (normal(CASES, 1), survival()),
     "focal": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
+    "own": (normal(CASES, 1), torch.empty(CASES, 0)),
 }
 
 

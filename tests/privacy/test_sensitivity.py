@@ -18,20 +18,26 @@ from privacy.dpsgd import Losses
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 from protocol.recipe import Head, Part, Recipe
-from tests.models.cases import SEGMENTING, TABULAR, batch_for, presence, recipe_for
+from tests.models.cases import MAPPING, PRETEXT, TABULAR, batch_for, presence, recipe_for
 from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
 from tests.privacy.networks import Plain, built, cases
 
 CASE_COUPLED = [name for name, builder in OBJECTIVES.items() if builder().coupling == "case"]
-HEADS = [Head("segmentation", 2), Head("classification", 3), Head("classification", 1), Head("survival", 1)]
-
+HEADS = [
+    Head("segmentation", 2),
+    Head("classification", 3),
+    Head("classification", 1),
+    Head("survival", 1),
+    Head("pretext", 1),
+]
+CAN = {"segmentation": MAPPING, "pretext": PRETEXT}
 
 # Every model with every head that it can have and every objective that fits the head.
 PAIRS = [
     (model, replace(head, objective=Part(name)))
     for model in MODELS
     for head in HEADS
-    if head.kind != "segmentation" or model in SEGMENTING
+    if model in CAN.get(head.kind, MODELS)
     for name in CASE_COUPLED
     if OBJECTIVES[name]().fits(head)
 ]

@@ -157,7 +157,7 @@ def test_every_field_is_in_the_canonical_text_in_the_schema_s_order() -> None:
     """Sites see defaults as they were when the run began, not as their own version has them."""
     plain: Any = yaml.safe_load(dump_recipe(load_recipe(TEXT)))
 
-    assert list(plain) == [each.name for each in fields(Recipe)]
+    assert list(plain) == [each.name for each in fields(Recipe) if each.name != "stages"]
     for section in (Training(), Privacy(), Roster(), Evaluation()):
         written = plain[type(section).__name__.lower()]
         assert list(written.items()) == [(key, _listed(value)) for key, value in vars(section).items()]

@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 
 from imaging.sources import list_sites, read_cohort
 from protocol.recipe import Head, load_recipe
-from sim.phantom import LACKS, MODALITIES, OEDEMA, RIM, Scanner, draw_head, lacking, scan, write_phantom
+from sim.phantom import (
+    LACKS,
+    MODALITIES,
+    OEDEMA,
+    RIM,
+    YEARLY_HAZARD,
+    Scanner,
+    draw_head,
+    followed,
+    lacking,
+    scan,
+    write_phantom,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATIENTS = 9
@@ -80,6 +92,15 @@ def test_grades_are_everywhere_but_at_the_last(phantom: Path) -> None:
     owned = ["head:grade" in read_cohort(phantom, graded, f"site_{n}").counts() for n in range(1, 5)]
 
     assert owned == [True, True, True, False]
+
+
+def test_who_takes_up_contrast_dies_earlier() -> None:
+    """Three times as fast, and some of either grade live to their last visit."""
+    years = [[followed(grade, default_rng((grade, patient))) for patient in range(400)] for grade in (0, 1)]
+    rates = [sum(died for _, died in told) / sum(float(time) for time, _ in told) for told in years]
+
+    assert rates == pytest.approx(YEARLY_HAZARD, rel=0.2)
+    assert all(0 < sum(died for _, died in told) < 400 for told in years)
 
 
 def contrast(modality: str, seed: int, *, uptake: bool = True) -> float:
