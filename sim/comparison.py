@@ -25,7 +25,7 @@ from client.sampling import steps_a_round
 from imaging.sources import list_sites, read_cohort
 from models.encoders import images_of
 from protocol.errors import CheckpointError, SettingsError
-from protocol.recipe import Part, Recipe, recipe_hash
+from protocol.recipe import Part, Recipe, Training, recipe_hash
 from server import robustness
 from server.book import Watch
 from server.record import read_record
@@ -66,30 +66,40 @@ Found = tuple[Robustness, Replicates]
 def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
     """Return label -> recipe: early fusion (where there are images), the recipe, and its other controls."""
     pooled = replace(recipe, roster=replace(recipe.roster, train=(POOLED,), quorum=1, fraction=1.0))
-    steps = steps_of_sites(recipe, data)
-    as_one, as_all = (replace(recipe.training, steps=number) for number in (max(steps), sum(steps)))
+    alone = tuple(replace(stage, strategy=None) for stage in recipe.stages)
     return {
         **({EARLY_FUSION: early_fusion(recipe)} if images_of(recipe.modalities) else {}),
         recipe.name: recipe,
-        f"{recipe.name}: one model per site": replace(recipe, strategy=Part("local")),
-        f"{recipe.name}: pooled, a site's steps": replace(pooled, training=as_one),
-        f"{recipe.name}: pooled, all steps": replace(pooled, training=as_all),
+        f"{recipe.name}: one model per site": replace(recipe, strategy=Part("local"), stages=alone),
+        f"{recipe.name}: pooled, a site's steps": stepped(pooled, data, max),
+        f"{recipe.name}: pooled, all steps": stepped(pooled, data, sum),
     }
 
 
 def early_fusion(recipe: Recipe) -> Recipe:
-    """Return the recipe with one U-Net over all modalities, as large as its own model says it is."""
+    """Return the recipe with one U-Net over all modalities, as large as its own model says it is.
+
+    It has no stages, and as many rounds as all of them.
+    """
     options = {
         n: recipe.model.options[n] for n in ("channels", "dims", "groups") if n in recipe.model.options
     }
-    model, strategy = Part("early_fusion_unet", options), Part("fedavg")
-    return replace(recipe, name="early_fusion", model=model, strategy=strategy)
+    model, rounds = Part("early_fusion_unet", options), recipe.all_rounds
+    return replace(
+        recipe, name="early_fusion", model=model, strategy=Part("fedavg"), stages=(), rounds=rounds
+    )
 
 
-def steps_of_sites(recipe: Recipe, data: Path) -> list[int]:
-    """Return the optimiser steps that each site takes in one round."""
+def stepped(recipe: Recipe, data: Path, count: Callable[[list[int]], int]) -> Recipe:
+    """Return the recipe with as many steps a round, in every stage, as `count` makes of the sites' steps."""
     cohorts = (read_cohort(data, recipe, site) for site in list_sites(data, recipe))
-    return [steps_a_round(recipe.training, len(cohort.rows("train"))) for cohort in cohorts]
+    cases = [len(cohort.rows("train")) for cohort in cohorts]
+
+    def steps(training: Training) -> Training:
+        return replace(training, steps=count([steps_a_round(training, each) for each in cases]))
+
+    stages = tuple(replace(each, training=steps(each.training or recipe.training)) for each in recipe.stages)
+    return replace(recipe, training=steps(recipe.training), stages=stages)
 
 
 def finished(cell: Cell, plan: Plan, reference: Path | None, watch: Watch) -> Path:
