@@ -4,7 +4,7 @@ All models of a data set are scored on the same patients and with the same draws
 (`server.resampling`), so a number is averaged over seeds, and a difference taken, draw by draw. The interval
 is then about patients. How far seeds lie apart stands beside it as a standard deviation, and is not in it.
 
-A gain is said to be measured where its whole interval lies on the better side of 0.
+A gain is said to be measured where its whole interval lies on the better side of 0, and every seed agrees.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 
 from protocol.errors import SettingsError
 from protocol.page import Markup, tag
-from server.estimates import estimate
+from server.estimates import Values, estimate
 from server.robustness import OWN, Estimate, Replicates, Robustness, key
 from server.scores import goodness
 
@@ -30,6 +30,7 @@ class Line(NamedTuple):
     own: Estimate
     deviation: float
     gain: Estimate | None
+    agreed: bool
     others: Mapping[str, float]
 
 
@@ -50,16 +51,19 @@ def lines(
             estimate(whole[label]),
             stdev(float(v[0]) for v in own[label]) if len(own[label]) > 1 else 0.0,
             gains.get(label) if label != control else None,
+            _agreed(own[label], own.get(control, [])),
             _means([each for each, _ in seeds]),
         )
         for label, seeds in found.items()
     ]
 
 
-def verdict(metric: str, gain: Estimate | None) -> str:
-    """Say whether anything was gained."""
+def verdict(metric: str, gain: Estimate | None, *, agreed: bool = True) -> str:
+    """Say whether anything was gained; `agreed`: with every seed in the same direction."""
     if gain is None:
         return "the control"
+    if not agreed:
+        return "no gain measured: seeds disagree"
     low, high = sorted((goodness(metric, gain.low), goodness(metric, gain.high)))
     return "gain" if low > 0 else "loss" if high < 0 else "no gain measured"
 
@@ -114,9 +118,14 @@ def _cells(line: Line, metric: str, names: Sequence[str]) -> list[str]:
         line.label,
         f"{written(line.own)} \u00b1 {line.deviation:.3f}",
         gain,
-        verdict(metric, line.gain),
+        verdict(metric, line.gain, agreed=line.agreed),
         *others,
     ]
+
+
+def _agreed(ours: Sequence[Values], theirs: Sequence[Values]) -> bool:
+    signs = {bool(mine[0] > other[0]) for mine, other in zip(ours, theirs, strict=False)}
+    return len(signs) <= 1
 
 
 def _means(seeds: Sequence[Robustness]) -> dict[str, float]:

@@ -29,9 +29,9 @@ and with as many as all sites take.
 
 An interval is of 95 % over draws of the test patients within their sites, of the mean over seeds; \u00b1 is
 the standard deviation over seeds. The gain is over early fusion with zeros where a modality is absent, draw
-by draw; `no gain measured` means that its interval holds 0. Each case is seen with the modalities that it
-has; `emm`, `rmm` and `nm` are scores when modalities fail, `be` is the error on corrupted scans relative to
-early fusion, and `ece` the calibration error: `consilium evaluate` measures them.
+by draw; `no gain measured` means that its interval holds 0, or that seeds disagree. Each case is seen with
+the modalities that it has; `emm`, `rmm` and `nm` are scores when they fail, `be` is the error on corrupted
+scans relative to early fusion, and `ece` the calibration error: `consilium evaluate` measures them.
 """
 
 

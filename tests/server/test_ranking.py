@@ -58,6 +58,16 @@ def test_a_gain_is_taken_draw_by_draw() -> None:
     ]
 
 
+def test_one_lucky_seed_is_no_gain() -> None:
+    """The interval is about patients: what one seed alone brings must not pass for a method's."""
+    lucky = [model(0.9, 0), model(0.49, 1), model(0.49, 2)]
+    told = lines({"early fusion": MODELS["early fusion"], "lucky": lucky}, "tumour/dice", "early fusion")[1]
+
+    assert told.gain is not None
+    assert told.gain.low > 0
+    assert verdict("tumour/dice", told.gain, agreed=told.agreed) == "no gain measured: seeds disagree"
+
+
 def test_no_gain_is_said_where_the_interval_holds_zero_or_has_no_end() -> None:
     assert verdict("tumour/dice", Estimate(0.1, -0.01, 0.2)) == "no gain measured"
     assert verdict("tumour/dice", Estimate(math.nan, math.nan, math.nan)) == "no gain measured"
