@@ -19,6 +19,7 @@ from server import operate_cli as server_commands
 from server.cli import RUNS, Out, report, runs
 from server.federation_cli import federation
 from server.operate_cli import Run, run_in, server
+from sim.bench_cli import bench
 from sim.cli import resume as resume_simulated
 from sim.cli import sim
 from sim.evaluate_cli import evaluate
@@ -61,6 +62,7 @@ cli.add_typer(sim, name="sim")
 cli.add_typer(site, name="site")
 cli.add_typer(federation, name="federation")
 cli.add_typer(privacy, name="privacy")
+cli.add_typer(bench, name="bench")
 cli.command("report")(report)
 cli.command("evaluate")(evaluate)
 

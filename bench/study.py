@@ -4,24 +4,22 @@
     python -m bench.study heart --data ../shared/data/heart4
     python -m bench.study brca --data ../shared/data/tcga_brca
 
-Every run is a whole simulated run. What is printed is the score of held-out patients with the
-final parameters: the mean over sites for each modality subset, as mean over seeds with their
-standard deviation, and each site's own mean. Runs are kept in `--out`, so that a study which was
-stopped goes on where it stood.
+The lists of methods are here; how they are run, scored, compared and resumed is that of
+`consilium bench methods` (`sim.comparison`). Gains are over the first method of the list.
 """
 
 import argparse
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 from protocol.recipe import load_recipe
-from server.record import Round, RunRecord, SiteRound, read_record
-from server.scores import mean_over_sites
-from sim.run import Launch, conduct, new_run
+from server.book import Watch
+from server.ranking import lines, markdown
+from server.record import Round, SiteRound
+from sim.assessment import Effort
+from sim.comparison import Plan, compared
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -49,10 +47,10 @@ def _flamby(name: str, rate: float, server_rate: float) -> tuple[str, ...]:
 STUDIES = {
     "lgg": Study(
         {
+            "early fusion": ("lgg_early_fusion", ()),
             "owners": ("lgg_seg", ()),
             "unweighted owners": ("lgg_seg", ("strategy.weights=uniform",)),
             "zero-fill FedAvg": ("lgg_seg", ("strategy.weights=zero_fill",)),
-            "early fusion": ("lgg_early_fusion", ()),
             "one model a site": ("lgg_local", ()),
             "pooled": ("lgg_pooled", ()),
             # A pooled round has as many steps in a row as all sites together: 8 of them have as many as
@@ -110,47 +108,16 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="only methods whose name starts so")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     study = STUDIES[asked.study]
-    chosen = [m for m in study.methods if not asked.methods or m.startswith(tuple(asked.methods))]
-    jobs = [(asked.study, m, seed, asked.data, asked.out) for m in chosen for seed in study.seeds]
-    with ProcessPoolExecutor(asked.workers) as pool:
-        records = dict(zip([job[1:3] for job in jobs], pool.map(one, *zip(*jobs, strict=True)), strict=True))
-    for method in chosen:
-        for line in lines(method, [records[method, seed] for seed in study.seeds], study.metric):
-            print(line)
-
-
-def one(name: str, method: str, seed: int, data: Path, out: Path) -> RunRecord:
-    """Return the record of one run, made now or before."""
-    study = STUDIES[name]
-    file, overrides = study.methods[method]
-    place = out / name / method.replace(" ", "-").replace(",", "") / str(seed)
-    for before in place.glob("*/record.json"):
-        if (record := read_record(before.parent)).status == "finished":
-            return record
-    recipe = load_recipe(RECIPES / f"{file}.yaml", ["evaluation.every=5", *overrides, f"seed={seed}"])
-    folder = new_run(recipe, Launch(data, tracking="off", threads=1), place)
-    conduct(folder, recipe, _quiet)
-    print(f"  {method}, seed {seed}: done", flush=True)
-    return read_record(folder)
-
-
-def lines(method: str, records: Sequence[RunRecord], metric: str) -> Iterator[str]:
-    """Yield one line a modality subset, then one a site for the richest subset."""
-    subsets = sorted({s for r in records for scores in r.subsets.values() for s in scores}, key=_size)
-    for subset in subsets:
-        means = [
-            mean_over_sites({s: v[subset] for s, v in r.subsets.items() if subset in v}, metric)
-            for r in records
-        ]
-        yield f"{method:20} {subset:18} {spread(means)}"
-    for site in sorted(records[0].subsets):
-        tallies = [r.subsets[site][subsets[-1]][metric] for r in records if subsets[-1] in r.subsets[site]]
-        if tallies:
-            values = [tally.value for tally in tallies]
-            yield f"{'':20}   {site:16} {spread(values)}   {interval(fmean(values), tallies[0].count)}"
+    recipes = {
+        label: load_recipe(RECIPES / f"{file}.yaml", ["evaluation.every=5", *overrides])
+        for label, (file, overrides) in study.methods.items()
+        if not asked.methods or label.startswith(tuple(asked.methods))
+    }
+    plan = Plan(asked.out, Effort())
+    found = compared(recipes, (asked.study, asked.data), study.seeds, plan, lambda cell: _told(cell.label))
+    print(markdown(lines(found, study.metric, next(iter(recipes))), study.metric))
 
 
 def spread(values: Sequence[float]) -> str:
@@ -158,20 +125,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.4f} +- {stdev(values) if len(values) > 1 else 0:.4f}"
 
 
-def interval(share: float, cases: float) -> str:
-    """Say Wilson's 95 % interval of a share of `cases`."""
-    z = NormalDist().inv_cdf(0.975)
-    middle = (share + z * z / (2 * cases)) / (1 + z * z / cases)
-    half = z / (1 + z * z / cases) * math.sqrt(share * (1 - share) / cases + z * z / (4 * cases * cases))
-    return f"[{middle - half:.3f}, {middle + half:.3f}] n={cases:g}"
+def _told(label: str) -> Watch:
+    def watch(number: int, news: SiteRound | Round) -> None:
+        if isinstance(news, Round):
+            print(f"  {label}: round {number}", flush=True)
 
-
-def _size(subset: str) -> tuple[int, str]:
-    return subset.count("+"), subset
-
-
-def _quiet(number: int, news: SiteRound | Round) -> None:
-    del number, news
+    return watch
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def evaluate(
     console = Console()
     console.print(headline_table([found]))
     console.print(
-        f"intervals: {found.replicates} draws of the test patients within their sites, none leaves them"
+        f"intervals: {found.replicates} draws of the patients within their sites (simulated ones alone)"
     )
     console.print(f"all numbers: {place / robustness.TABLE}\nreport: {page}")
 

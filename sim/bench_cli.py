@@ -1,0 +1,107 @@
+"""`consilium bench methods`: recipes against each other and against their controls, on simulated sites."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from protocol import files
+from protocol.errors import SettingsError
+from protocol.recipe import Recipe, load_recipe
+from server.book import Watch
+from server.ranking import Line, forest, lines, markdown
+from server.record import Round, SiteRound
+from sim.assessment import Effort
+from sim.cli import CATALOGUES
+from sim.comparison import EARLY_FUSION, Cell, Plan, compared, with_controls
+
+bench = typer.Typer(help="Compare methods.", no_args_is_help=True)
+
+ABOUT = """\
+Every method, its controls and every seed on the same data and the same test patients. All take their rounds,
+optimiser, learning rate and batch from the recipe: nothing was tuned for this comparison, for any of them.
+`pooled` has all training cases in one place, with as many steps as the largest site takes in the federation,
+and with as many as all sites take.
+
+An interval is of 95 % over draws of the test patients within their sites, of the mean over seeds; \u00b1 is
+the standard deviation over seeds. The gain is over early fusion with zeros where a modality is absent, draw
+by draw; `no gain measured` means that its interval holds 0, or that seeds disagree. Each case is seen with
+the modalities that it has; `emm`, `rmm` and `nm` are scores when they fail, `be` is the error on corrupted
+scans relative to early fusion, and `ece` the calibration error: `consilium evaluate` measures them.
+"""
+
+
+@bench.command()
+def methods(
+    recipes: Annotated[list[Path], typer.Argument(help="recipes, e.g. recipes/phantom.yaml")],
+    *,
+    data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a data set; may be repeated")],
+    seeds: Annotated[str, typer.Option(help="e.g. 42,43,44")] = "42,43,44",
+    out: Annotated[Path, typer.Option(help="where the runs go, and are found again")] = Path("runs/bench"),
+    change: Annotated[list[str] | None, typer.Option("--set", help="override of all, e.g. rounds=5")] = None,
+    replicates: Annotated[int, typer.Option(min=1, help="draws of patients, for the intervals")] = 1000,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown to write, plots beside; OUT/comparison.md")
+    ] = None,
+) -> None:
+    """Train and evaluate each RECIPE and its controls; stopped, it goes on where it stood."""
+    sets, numbers = [_named(each) for each in data], _seeds(seeds)
+    loaded = [load_recipe(path, change or [], CATALOGUES) for path in recipes]
+    target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates))
+    words = ["consilium", "bench", "methods", *map(str, recipes), *(f"--data {each}" for each in data)]
+    words += [
+        f"--seeds {seeds}",
+        f"--replicates {replicates}",
+        *(f"--set {shlex.quote(c)}" for c in change or []),
+    ]
+    text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]
+    for name, folder in sets:
+        text.append(_section(name, target, _on(loaded, (name, folder), numbers, plan), loaded[0]))
+    files.write(target, "".join(text).encode(), files.PUBLIC)
+    typer.echo(f"comparison: {target}")
+
+
+def _on(recipes: Sequence[Recipe], dataset: tuple[str, Path], seeds: Sequence[int], plan: Plan) -> list[Line]:
+    wanted = {label: each for recipe in recipes for label, each in with_controls(recipe, dataset[1]).items()}
+    console = Console()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        task = progress.add_task(dataset[0], total=len(wanted) * len(seeds))
+
+        def watch(cell: Cell) -> Watch:
+            progress.advance(task)
+
+            def told(number: int, news: SiteRound | Round) -> None:
+                del news
+                about = f"{cell.dataset}, seed {cell.recipe.seed}: {cell.label}"
+                progress.update(task, description=f"{about}, round {number} of {cell.recipe.rounds}")
+
+            return told
+
+        found = compared(wanted, dataset, seeds, plan, watch)
+    return lines(found, recipes[0].evaluation.select, EARLY_FUSION)
+
+
+def _section(name: str, target: Path, told: Sequence[Line], recipe: Recipe) -> str:
+    metric = recipe.evaluation.select
+    plot = target.with_name(f"{target.stem}-{name}.svg")
+    files.write(plot, forest(told, metric).encode(), files.PUBLIC)
+    return f"\n## {name}\n\n{markdown(told, metric)}\n![{metric} of each method]({plot.name})\n"
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name.isidentifier() and equals and folder):
+        raise SettingsError(f"--data {text[:60]!r}: expected NAME=FOLDER")
+    return name, Path(folder)
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(each.strip().isdecimal() for each in text.split(",")):
+        raise SettingsError(f"--seeds {text[:60]!r}: expected numbers, as in 42,43,44")
+    return [int(each) for each in text.split(",")]

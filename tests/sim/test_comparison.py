@@ -1,0 +1,148 @@
+"""Methods, controls and seeds as whole runs, stopped and gone on with."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import consilium
+from client.site import open_site
+from protocol.errors import SettingsError
+from protocol.recipe import Part, Recipe, Training, recipe_hash
+from server.book import Watch
+from server.record import Round, SiteRound, read_record
+from sim import bench_cli, comparison
+from sim.assessment import Effort
+from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, finished, with_controls
+from tests.federation import RECIPE, Federation, cohorts
+from tests.server.test_ranking import MODELS
+
+PHANTOM = Path(__file__).parents[2] / "recipes" / "phantom.yaml"
+
+METHOD = replace(RECIPE, rounds=2, training=Training(batch=4, epochs=1, rate=0.05))
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    Federation(tmp_path, cohorts(), monkeypatch)
+    monkeypatch.setattr(comparison, "read_cohort", lambda root, recipe, site: cohorts()[site])
+    monkeypatch.setattr("client.site.read_cohort", lambda root, recipe, site: cohorts()[site])
+    open_site.cache_clear()
+    yield tmp_path
+    open_site.cache_clear()
+
+
+def quiet(cell: Cell) -> Watch:
+    return lambda number, news: None
+
+
+def test_the_controls_are_the_recipe_with_one_thing_changed(data: Path) -> None:
+    """The pooled ones take, each round, the largest site's steps and all sites' steps."""
+    found = with_controls(METHOD, data)
+    a_round = {"north": 4, "south": 4, "west": 2}  # of 16, 14 and 8 slices, 4 a step
+
+    assert list(found)[:2] == [EARLY_FUSION, "tiny"]
+    assert found["tiny"] == METHOD
+    assert found[EARLY_FUSION].model == Part("early_fusion_unet", {"channels": (4, 8)})
+    assert found["tiny: one model per site"] == replace(METHOD, strategy=Part("local"))
+    pooled = [found[f"tiny: pooled, {steps}"] for steps in ("a site's steps", "all steps")]
+    assert [each.training.steps for each in pooled] == [max(a_round.values()), sum(a_round.values())]
+    assert all(each.roster.train == ("pooled",) for each in pooled)
+
+
+def test_equal_controls_of_two_methods_are_one_cell(data: Path) -> None:
+    other = replace(METHOD, name="other", model=Part("encoders_unet", {"channels": (4, 8)}))
+    mine, theirs = (with_controls(each, data)[EARLY_FUSION] for each in (METHOD, other))
+
+    assert recipe_hash(mine) == recipe_hash(theirs)
+    places = {each.place(data) for each in cells({"a": mine}, "x", data, (1, 2))}
+    assert len(places) == 2
+
+
+def few(recipe: Recipe, data: Path) -> dict[str, Recipe]:
+    return {label: each for label, each in with_controls(recipe, data).items() if "pooled" not in label}
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_goes_on_and_ends_as_if_it_had_not_been(data: Path) -> None:
+    """Stopped in the second method's second round; what was finished is not touched again."""
+    plan, wanted = Plan(data / "out", Effort(0, 5)), few(METHOD, data)
+
+    def stop(cell: Cell) -> Watch:
+        def watch(number: int, news: SiteRound | Round) -> None:
+            if cell.label == "tiny" and number == 2:
+                raise KeyboardInterrupt
+
+        return watch
+
+    with pytest.raises(KeyboardInterrupt):
+        compared(wanted, ("set", data), (7,), plan, stop)
+    done = {path: path.stat().st_mtime_ns for path in plan.out.glob("*/*/*/robustness.json")}
+    half = [read_record(path.parent) for path in plan.out.glob("*/*/*/record.json")]
+    assert len(done) == 1
+    assert sorted(record.status for record in half) == ["finished", "stopped"]
+
+    rounds: list[tuple[str, int]] = []
+
+    def note(cell: Cell) -> Watch:
+        return lambda number, news: rounds.append((cell.label, number)) if isinstance(news, Round) else None
+
+    found = compared(wanted, ("set", data), (7,), plan, note)
+    assert rounds == [("tiny", 2), ("tiny: one model per site", 1), ("tiny: one model per site", 2)]
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    whole = compared(wanted, ("set", data), (7,), Plan(data / "again", Effort(0, 5)), quiet)
+    assert all(repr(found[label][0][0].rows) == repr(whole[label][0][0].rows) for label in wanted)
+    assert found["tiny"][0][0].headlines["be"].value > 0
+    assert "be" not in found[EARLY_FUSION][0][0].headlines
+
+
+def test_another_effort_looks_again_and_trains_nothing(data: Path) -> None:
+    (cell,) = cells({"tiny": METHOD}, "set", data, (7,))
+    folder = finished(cell, Plan(data / "out", Effort(0, 5)), None, quiet(cell))
+    before = (folder / "rounds.jsonl").stat().st_mtime_ns
+    again = finished(cell, Plan(data / "out", Effort(0, 6)), None, quiet(cell))
+
+    assert again == folder
+    assert (folder / "rounds.jsonl").stat().st_mtime_ns == before
+    assert comparison.results(folder)[0].replicates == 6
+
+
+def test_runs_of_other_data_are_not_taken_for_these(data: Path) -> None:
+    (cell,) = cells({"tiny": METHOD}, "set", data, (7,))
+    plan = Plan(data / "out", Effort(0, 5))
+    finished(cell, plan, None, quiet(cell))
+    (data / "elsewhere").mkdir()
+
+    with pytest.raises(SettingsError, match="choose another --out"):
+        finished(replace(cell, data=data / "elsewhere"), plan, None, quiet(cell))
+
+
+def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One section a data set; the results are those of `tests.server.test_ranking`."""
+    monkeypatch.setattr(bench_cli, "with_controls", lambda recipe, folder: dict.fromkeys(MODELS, recipe))
+    monkeypatch.setattr(bench_cli, "compared", lambda *given: MODELS)
+    words = ["bench", "methods", str(PHANTOM), "--data", "a=here", "--data", "b=there", "--set", "rounds=5"]
+    page = data / "docs" / "comparison.md"
+    result = CliRunner().invoke(consilium.cli, [*words, "--page", str(page)], catch_exceptions=False)
+    text = page.read_text()
+
+    assert result.exit_code == 0
+    assert "--data a=here --data b=there --seeds 42,43,44 --replicates 1000 --set rounds=5\n" in text
+    assert text.count("| better | ") == 2
+    for name in ("a", "b"):
+        assert f"](comparison-{name}.svg)" in text
+        assert (page.parent / f"comparison-{name}.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--data", "phantom"], "NAME=FOLDER"), (["--data", "a=b", "--seeds", "42,x"], "expected numbers")],
+)
+def test_wrong_words_are_said_before_anything_runs(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(consilium.cli, ["bench", "methods", "recipes/phantom.yaml", *words])
+
+    assert message in str(result.exception)
