@@ -53,7 +53,7 @@ PORTS = range(25000, 32000)
 
 @dataclass
 class Federation:
-    """Homes under one folder; `ways` are sites' own addresses of the server, `processes` the keepers, by name."""
+    """Homes under one folder. By name: `ways`, other addresses of the server; `processes`, the keepers."""
 
     folder: Path
     port: int
