@@ -37,6 +37,7 @@ bench: setup  ## time us against the floor, side by side
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.aggregation
 	$(BIN)/python -m bench.secagg
+	$(BIN)/python -m bench.deployment
 
 docs: setup  ## run every command and every snippet that the documents show
 	$(BIN)/pytest tests/test_docs.py

@@ -10,17 +10,29 @@ from tests.deploy.podman import build
 
 
 @pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def port() -> int:
+    """The server's port."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def link(port: int) -> Iterator[Link]:
+    """South's line to the server."""
+    with Link(port) as line:
+        yield line
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory, port: int, link: Link) -> Iterator[Federation]:
     """Server, north and south, at work."""
-    port = free_port()
-    with Link(port) as link:
-        found = Federation(tmp_path_factory.mktemp("federation"), port, link).found()
-        found.start("server", *SITES)
-        try:
-            found.until_connected(*SITES)
-            yield found
-        finally:
-            found.stop()
+    ways = {"south": link.address}
+    found = Federation(tmp_path_factory.mktemp("federation"), port, ways).found()
+    found.start("server", *SITES)
+    try:
+        found.until_connected(*SITES)
+        yield found
+    finally:
+        found.stop()
 
 
 @pytest.fixture(scope="session")

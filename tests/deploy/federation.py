@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +36,11 @@ from server.operate_cli import begin as begin_run
 from server.provision import provision
 from server.runs import Wanted, status_of
 from sim.phantom import write_phantom
-from tests.deploy.link import Link
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "phantom.yaml"
 SMALL = ["training.steps=2", "training.batch=4", "evaluation.every=50", "model.channels=[8,8]"]
 SITES = ("north", "south")
-BEHIND_THE_LINK = "south"
 POLICY = """\
 recipes: {rules: [{name: ["*"]}]}
 privacy: {required: false, largest_delta: null, largest_epsilon_run: null, largest_epsilon_cohort: null}
@@ -55,11 +53,11 @@ PORTS = range(25000, 32000)
 
 @dataclass
 class Federation:
-    """Homes under one folder; `processes` are the keepers, by name."""
+    """Homes under one folder. By name: `ways`, other addresses of the server; `processes`, the keepers."""
 
     folder: Path
     port: int
-    link: Link
+    ways: Mapping[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -79,16 +77,16 @@ class Federation:
         for number, name in enumerate(sites, start=1):
             add_site(home.federation, name, "")
             provision(home)
-            way = self.link.address if name == BEHIND_THE_LINK else ""
-            self.join(name, self.folder / "data" / f"site_{number}", way)
+            self.join(name, self.folder / "data" / f"site_{number}")
         for name in sites:  # a site knows those that joined after it only from a newer membership
             accept(self.site(name), home.of(name).membership.read_bytes())
         return self
 
-    def join(self, name: str, data: Path, server: str = "") -> None:
+    def join(self, name: str, data: Path) -> None:
         """Make a site's home, and make it a member."""
         kit, here = read_kit(self.coordinator.of(name).kit.read_bytes()), self.site(name)
-        machine = Machine(name, kit.facts.federation, server or kit.facts.server, data, threads=1)
+        server = self.ways.get(name, kit.facts.server)
+        machine = Machine(name, kit.facts.federation, server, data, threads=1)
         begin(here, kit, machine)
         here.policy.write_text(POLICY)
         enrol.sign(self.coordinator, here.request.read_bytes())

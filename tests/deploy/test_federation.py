@@ -3,6 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
+from bench.deployment import STAGES, stages
 from client.cli import accounts
 from consilium import cli
 from privacy.ledger import reading
@@ -46,6 +47,9 @@ def test_a_private_run_is_started_stopped_gone_on_with_and_finished(federation: 
         # One round that was stopped may be counted twice, never not at all.
         assert account.rounds in {3, 4}
         assert account.spent >= (spent[-1] or 0) > 0
+
+    spans = stages(federation, run)
+    assert all(spans[name] > 0 for name in STAGES.values())
 
     told = _typed(federation, "federation", "status")
     assert all(name in told for name in SITES)
