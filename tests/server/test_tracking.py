@@ -117,7 +117,7 @@ def test_what_was_found_later_is_put_beside_the_run(
     assert "robustness.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}
     assert run.data.metrics["robustness/emm/e_p0.1"] == 0.7
     attach(tmp_path, "", [], {"robustness/own": 0.1})
-    attach(folder, f"sqlite:///{tmp_path}", [], {"robustness/own": 0.1})
+    attach(folder, f"sqlite:///{tmp_path}/no/such/folder/mlflow.db", [], {"robustness/own": 0.1})
 
 
 def test_no_patient_is_named_anywhere(folder: Path) -> None:
