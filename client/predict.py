@@ -38,6 +38,8 @@ AT_ONCE = 16
 HALF = 0.5
 TABLE = "a table, which a study does not hold"
 EMPTY = "its scan is empty, or does not reach the reference"
+WHOLE_SCANS = ("nifti", "ingested")
+"""Sources whose cases are cut from whole scans, as they are here."""
 SUBSETS_OF = 4
 """Of so many modalities all subsets are tried: at most 14 predictions more."""
 
@@ -91,10 +93,10 @@ def scans_of(recipe: Recipe) -> tuple[str, ...]:
     Raises `DataError` where the recipe trained on something else than whole scans.
     """
     names = tuple(name for name, modality in recipe.modalities.items() if modality.kind == "image")
-    if recipe.data.name != "nifti" or not names:
+    if recipe.data.name not in WHOLE_SCANS or not names:
         raise DataError(
             f"recipe '{recipe.name}' was trained on data of the kind '{recipe.data.name}', which no DICOM "
-            "study gives: take a model that was trained on 'nifti'"
+            f"study gives: take a model that was trained on {' or '.join(WHOLE_SCANS)}"
         )
     return names
 
