@@ -10,7 +10,7 @@ the site's log has the rest. In a federation with keys no answer leaves before t
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -134,8 +134,12 @@ def _failed(task: Task, settings: Settings, kind: str, text: str) -> Reply:
 
 
 def _settings(context: Context) -> Settings:
-    config: dict[str, Any] = dict(context.node_config)
-    return from_node_config(config)
+    return _settings_in(tuple(context.node_config.items()))
+
+
+@lru_cache(maxsize=4096)
+def _settings_in(config: tuple[tuple[str, object], ...]) -> Settings:
+    return from_node_config(dict(config))
 
 
 app = build_app(_settings)

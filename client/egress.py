@@ -15,6 +15,7 @@ A value without a line does not leave: who adds one decides here which of the th
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, cast
 
 from client.policy import Leaves, Policy, too_large
@@ -116,6 +117,7 @@ def _inside(place: tuple[str, ...], value: object) -> Iterator[tuple[str, ...]]:
         yield from _inside((*place, name), inner)
 
 
+@lru_cache(maxsize=4096)
 def _line(place: tuple[str, ...]) -> str:
     """Return a value's line, "" where it has none."""
     return next((line for pattern, line in _LINES if _is_at(place, pattern)), "")

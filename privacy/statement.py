@@ -29,7 +29,14 @@ def statement(recipe: Recipe) -> str:
     return (
         f"Differential privacy at the level of a {UNIT} at one site, adjacency: {ADJACENCY}. Mechanism: "
         f"{_MECHANISMS[privacy.mechanism]}, each of whom has at most one case in a step and a "
-        f"gradient of at most clip norm {privacy.clip_norm:g}. It holds against everybody who sees updates "
-        f"or parameters. Budget of a run: epsilon {privacy.epsilon:g}. Outside this guarantee, and without "
-        f"noise: {OUTSIDE}."
+        f"gradient of at most clip norm {privacy.clip_norm:g}. It holds against {audience(recipe)}. Budget "
+        f"of a run: epsilon {privacy.epsilon:g}. Outside this guarantee, and without noise: {OUTSIDE}."
     )
+
+
+def audience(recipe: Recipe) -> str:
+    """Return against whom the guarantee holds; split noise hides nobody from one who takes sums apart."""
+    shares = recipe.secure.noise_over
+    if shares is None:
+        return "everybody who sees updates or parameters"
+    return f"whoever sees sums or parameters, as long as {shares} sites of each sum are honest"

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
-from privacy.statement import OUTSIDE
+from privacy.statement import OUTSIDE, audience
 from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.page import Markup, join, page, section, table, tag
@@ -316,7 +316,7 @@ def _privacy(record: RunRecord, recipe: Recipe) -> Markup:
     rows = [(site, *_spent_row(told)) for site, told in spent.items()]
     return section(
         title,
-        f"Differential privacy against everybody who sees updates or parameters. Unit: one {UNIT}. "
+        f"Differential privacy against {audience(recipe)}. Unit: one {UNIT}. "
         f"Adjacency: {ADJACENCY}. Each site accounts for its own {UNIT}s, and no {UNIT} is at two sites, so "
         f"that the sites' numbers do not add up. Outside this guarantee, and without noise: {OUTSIDE}. "
         f"{chosen(record, recipe)} The second table says in which form each leaves, where it does.",

@@ -16,9 +16,9 @@ def assumption(recipe: Recipe, last: Mapping[str, SiteRound]) -> Iterator[str]:
         return
     each = ", ".join(f"{site} {_number(told.epsilon_alone)}" for site, told in last.items())
     yield (
-        f"The noise is split: each site adds one of {shares} shares, and epsilon holds as long as {shares} "
-        f"sites of each sum are honest. A sum has at least {fewest} sites, so {fewest - shares} of them may "
-        f"collude with the coordinator. If no other site were honest, epsilon (PRV) would be: {each}."
+        f"The noise is split: each site adds one of {shares} shares. A sum has at least {fewest} sites, so "
+        f"{fewest - shares} of them may collude with the coordinator. If no other site were honest, epsilon "
+        f"(PRV) would be: {each}."
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from privacy.accounting import ADJACENCY, UNIT
 from privacy.statement import OUTSIDE, statement
-from protocol.recipe import Privacy
+from protocol.recipe import Privacy, Secure
 from tests.federation import recipe
 
 
@@ -18,3 +18,11 @@ def test_a_guarantee_is_said_with_all_that_it_needs() -> None:
 
 def test_no_guarantee_is_said_as_clearly() -> None:
     assert statement(recipe()).startswith("None.")
+
+
+def test_split_noise_is_not_said_to_hold_against_whoever_sees_one_update() -> None:
+    whole = recipe(privacy=Privacy(epsilon=8.0))
+    split = replace(whole, secure=Secure(enabled=True, noise_over=2))
+    assert "everybody who sees updates" in statement(whole)
+    assert "everybody who sees updates" not in statement(split)
+    assert "as long as 2 sites of each sum are honest" in statement(split)

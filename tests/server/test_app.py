@@ -264,6 +264,7 @@ def test_a_poisoned_update_is_refused_and_the_others_count(
 PRIVATE = Privacy(epsilon=8.0, clip_norm=1.0)
 
 
+@pytest.mark.slow
 def test_a_private_run_accounts_at_every_site_and_keeps_its_budget(federation: Federation) -> None:
     record = federation.run(recipe(privacy=PRIVATE, training=Training(batch=4, epochs=1)))
     for ended in record.rounds:

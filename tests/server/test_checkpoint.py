@@ -256,6 +256,7 @@ def _kill_while_saving(folder: Path, kills: int) -> None:
         os.close(tell)
 
 
+@pytest.mark.slow
 def test_no_kill_leaves_a_damaged_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _kill_while_saving(tmp_path, KILLS)
     found = checkpoint.load(tmp_path)
@@ -264,6 +265,7 @@ def test_no_kill_leaves_a_damaged_checkpoint(tmp_path: Path, caplog: pytest.LogC
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_the_mutant_that_writes_in_place_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

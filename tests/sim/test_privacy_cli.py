@@ -42,6 +42,7 @@ def test_the_plan_names_noise_steps_and_the_trade_off_of_each_site() -> None:
     assert "add-or-remove one patient" in result.output
 
 
+@pytest.mark.slow
 def test_more_patients_and_more_epsilon_need_less_noise_and_what_was_spent_needs_more(tmp_path: Path) -> None:
     with spending_from(tmp_path) as ledger:
         ledger.reserve(Ask("old", 1, "a", "base"), ledger.patients(["one"]), Event(1.0, 0.1, 20), ())
