@@ -70,7 +70,7 @@ def test_from_two_empty_machines_to_a_federation(tmp_path: Path, monkeypatch: py
 
 
 def _joins(coordinator: Desk, site: Desk, name: str, said: str) -> None:
-    """Go through the hospital's sections 1 and 2, and the coordinator's 2."""
+    """Go through the hospital's sections 1 and 3, and the coordinator's 2."""
     write_phantom(site.folder / "phantom", sites=1, patients=3, size=16)
     (site.folder / "phantom" / "site_1").rename(site.folder / "scans")
     coordinator.mails(f"sites/{name}/kit.zip", site)
@@ -83,5 +83,5 @@ def _joins(coordinator: Desk, site: Desk, name: str, said: str) -> None:
     assert name in site.types(second)
     site.types(doctor, finding=UNREACHED)
     assert "3 patients" in site.types(reader, finding=UNREACHED)
-    (explain,) = commands(SITE, "2.")
+    (explain,) = commands(SITE, "3.")
     assert "refused: recipes" in site.types(explain)

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from protocol.messages import Task, pack_task, unpack_reply
 from protocol.recipe import build, parse_cached
-from server.app import restore
+from server.app import initial_parameters
 from strategies.base import Strategy
 from strategies.catalogue import STRATEGIES
 from tests.zoo import forged_facts, forged_vectors, with_facts
@@ -27,9 +27,9 @@ def forged_tasks(folder: Path) -> dict[str, RecordDict]:
     text = (folder / "recipe.yaml").read_text()
     recipe, mark = parse_cached(text), folder / MARK
     strategy: Strategy = build(STRATEGIES, recipe.strategy, "strategy")
-    state, _ = restore(folder, recipe, strategy)
-    group = min(state.parameters)
-    right = pack_task(Task("train", folder.name, 1, text, "a", vectors={group: state.parameters[group]}))
+    parameters = initial_parameters(recipe, strategy)
+    group = min(parameters)
+    right = pack_task(Task("train", folder.name, 1, text, "a", vectors={group: parameters[group]}))
     return {
         **forged_vectors(right, mark),
         **forged_facts(right),

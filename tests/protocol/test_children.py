@@ -5,13 +5,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from protocol import children
-from protocol.children import Child, Program, is_kept, kept, stop_all, stop_keeper
+from protocol.children import (
+    Child,
+    Kept,
+    Program,
+    end_by_signals,
+    is_kept,
+    keep,
+    kept,
+    stop_all,
+    stop_keeper,
+    table,
+)
 from protocol.errors import SettingsError
 
 SLEEP = ("/bin/sleep", "60")
@@ -94,3 +105,46 @@ def test_children_end_with_their_keeper_however_that_ends(tmp_path: Path, how: s
     _until(lambda: not _runs(child.pid or os.getpid()))
     with pytest.raises(SettingsError, match="nothing runs here"):
         kept(state)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signals are handled afterwards as they were before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_first_signal_interrupts_and_no_later_one_is_heard() -> None:
+    end_by_signals()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert {signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} == {signal.SIG_IGN}
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_keeper_says_what_it_keeps_until_it_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "TICK_S", 0.0)
+    said: list[Kept] = []
+
+    def tick(dead: Sequence[Child]) -> None:
+        assert not dead
+        said.extend(kept(tmp_path / "state"))
+        if len(said) > 1:
+            raise KeyboardInterrupt
+
+    keep(tmp_path / "state", [_child(tmp_path, *SLEEP)], tick)
+    first, second = said
+    assert first == second
+    assert not _runs(first.pid or os.getpid())
+    assert not is_kept(tmp_path / "state")
+
+
+def test_a_process_that_is_down_is_shown_as_such() -> None:
+    rows = table([Kept("superlink", 12, 0.0, 1), Kept("superexec", None, 0.0, 3)])
+    assert list(rows.columns[1].cells) == ["12", "starts again"]
+    assert list(rows.columns[2].cells) == ["1970-01-01T00:00:00+00:00"] * 2

@@ -42,3 +42,14 @@ def test_following_yields_whole_new_lines_also_of_a_rotated_file(
 def test_a_log_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nothing was said yet"):
         show(tmp_path / "log", 5, on=False)
+
+
+def test_what_was_said_is_shown_and_what_comes_if_one_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").write_text("a\nb\nc\n")
+    show(tmp_path / "log", 2, on=False)
+    assert capsys.readouterr().out == "b\nc\n"
+    monkeypatch.setattr(tail, "follow", lambda path: iter([f"more of {path.name}"]))
+    show(tmp_path / "log", 1, on=True)
+    assert capsys.readouterr().out == "c\nmore of log\n"
