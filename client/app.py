@@ -15,7 +15,6 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import memory
 from client.books import note, require_witnessed, written_down
 from client.egress import allowed, leave, statement
 from client.evaluation import evaluate as score
@@ -58,8 +57,7 @@ def evaluate(site: Site, task: Task) -> Reply:
     if not allowed(site):
         return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": {}})
     site = standardised(site, task)
-    kept = memory.recall(site.memory(task), task.round + 1)
-    site.flat.load(task.vectors | site.flat.initial | kept.get("private", {}) | kept.get("personal", {}))
+    site.equip(task)
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
     least = max(site.policy.counts.least_told, 1)
     scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets, least=least)

@@ -23,13 +23,10 @@ from client.machine import Machine, read_machine, settings_of
 from client.reach import is_strange, reach
 from protocol import files
 from protocol.checks import Check
-from protocol.children import Child, Program, keep
+from protocol.children import LOOPBACK, QUIET, Child, Program, keep
 from protocol.errors import TrustError
 
 log = logging.getLogger("consilium.operate")
-
-HERE = "127.0.0.1"
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 def serve(home: SiteHome) -> None:
@@ -73,9 +70,16 @@ def programs(home: SiteHome, machine: Machine, port: int) -> list[Program]:
         *("--superlink", machine.server, "--root-certificates", str(home.ca)),
         *("--auth-supernode-private-key", str(home.auth_key)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(home.executor_secret)),
-        *("--host", HERE, "--port", str(port)),
+        *("--host", LOOPBACK, "--port", str(port)),
     )
-    launcher = (sys.executable, "-P", "-m", "client.launcher", str(home.folder.resolve()), f"{HERE}:{port}")
+    launcher = (
+        sys.executable,
+        "-P",
+        "-m",
+        "client.launcher",
+        str(home.folder.resolve()),
+        f"{LOOPBACK}:{port}",
+    )
     proxy = {"HTTPS_PROXY": machine.proxy, "NO_PROXY": ""} if machine.proxy else {"NO_PROXY": "*"}
     return [
         Program("supernode", supernode, {**QUIET, "FLWR_HOME": str(home.state / "flwr"), **proxy}),
@@ -86,7 +90,7 @@ def programs(home: SiteHome, machine: Machine, port: int) -> list[Program]:
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens at."""
     with socket.socket() as probe:
-        probe.bind((HERE, 0))
+        probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 

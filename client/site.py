@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from client import memory
 from client.policy import EXACT, OPEN, Counts, Policy
 from client.settings import Settings
 from imaging.cohort import Cohort, concatenate, contributed, only
@@ -52,6 +53,12 @@ class Site:
     def memory(self, task: Task) -> Path:
         """Return the folder for what this site keeps from round to round: each stage begins anew."""
         return self.folder(task.run) / stage_in(task.recipe, task.round)[0].name
+
+    def equip(self, task: Task) -> None:
+        """Load what is evaluated: the task's parameters, and over them what the site keeps to itself."""
+        kept = memory.recall(self.memory(task), task.round + 1)
+        own = self.flat.initial | kept.get("private", {}) | kept.get("personal", {})
+        self.flat.load(task.vectors | own)
 
 
 @lru_cache(maxsize=4096)

@@ -32,6 +32,10 @@ from protocol import files
 from protocol.claim import claim, holder
 from protocol.errors import SettingsError
 
+LOOPBACK = "127.0.0.1"
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+"""In the environment of Flower's own programs: they call nobody but us."""
+
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 STOP_S, STEADY_S, LONGEST_PAUSE_S = 5.0, 60.0, 10.0
 TICK_S = 0.2

@@ -21,10 +21,8 @@ from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from protocol.children import Kept, kept
+from protocol.children import LOOPBACK, Kept, kept
 from protocol.errors import SettingsError
-
-HERE = "127.0.0.1"
 
 
 class Processes(Collector):
@@ -62,9 +60,11 @@ def monitoring(state: Path, port: int) -> Generator[None]:
         yield
         return
     try:
-        server = make_server(HERE, port, _app(Processes(state)), handler_class=_Quiet)
+        server = make_server(LOOPBACK, port, _app(Processes(state)), handler_class=_Quiet)
     except OSError as error:
-        raise SettingsError(f"port {port} of {HERE} ({error.strerror}): give another to --monitor") from error
+        raise SettingsError(
+            f"port {port} of {LOOPBACK} ({error.strerror}): give another to --monitor"
+        ) from error
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield

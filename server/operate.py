@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from protocol import files
-from protocol.children import Child, Program, Tick, keep
+from protocol.children import LOOPBACK, QUIET, Child, Program, Tick, keep
 from protocol.errors import ConsiliumError, SettingsError
 from server.control import Control, control, node_key
 from server.enrol import membership_of, pins_of
@@ -28,9 +28,8 @@ from server.runs import tend, wanted_runs
 
 log = logging.getLogger("consilium.operate")
 
-HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - sites are elsewhere; `server.superlink` guards it
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - sites are elsewhere; `server.superlink` guards it
 WORK_S = 1.0
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 def serve(home: CoordinatorHome) -> None:
@@ -52,7 +51,7 @@ def require(home: CoordinatorHome) -> None:
 
 def local_address(home: CoordinatorHome) -> str:
     """Return where this machine's own processes reach the SuperLink."""
-    return f"{HERE}:{read_federation(home.federation).server.port}"
+    return f"{LOOPBACK}:{read_federation(home.federation).server.port}"
 
 
 def programs(home: CoordinatorHome) -> list[Program]:

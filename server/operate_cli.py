@@ -22,7 +22,6 @@ from models.objectives import OBJECTIVES
 from privacy.keys import FEDERATION
 from protocol.children import is_kept, kept, stop_keeper, table
 from protocol.claim import holder
-from protocol.errors import CheckpointError
 from protocol.monitor import monitoring
 from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
@@ -34,8 +33,18 @@ from server.enrol import pins_of
 from server.federation import read_federation
 from server.home import CoordinatorHome
 from server.operate import local_address, serve
-from server.record import RunRecord, SiteRound, read_record
-from server.runs import SUBMITTED, WANTED, Wanted, is_over, read_submission, read_wanted, status_of, want
+from server.record import RunRecord, SiteRound
+from server.runs import (
+    SUBMITTED,
+    WANTED,
+    Wanted,
+    is_over,
+    read_submission,
+    read_wanted,
+    record_of,
+    status_of,
+    want,
+)
 from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}
@@ -123,7 +132,7 @@ def run_status(run: Run = "", home: Home = HERE) -> None:
     console = Console()
     for line in standing(folder):
         console.print(line, markup=False)
-    if (record := _record(folder)) is not None and record.rounds:
+    if (record := record_of(folder)) is not None and record.rounds:
         console.print(site_rounds(record.rounds[-1].sites))
 
 
@@ -168,8 +177,8 @@ def begin(home: CoordinatorHome, recipe: Recipe, wanted: Wanted) -> Path:
 
 def standing(folder: Path) -> Iterator[str]:
     """Yield lines on where a run stands."""
-    wanted, last, record = read_wanted(folder), read_submission(folder), _record(folder)
-    total = parse_cached((folder / "recipe.yaml").read_text(encoding="utf-8")).rounds
+    wanted, last, record = read_wanted(folder), read_submission(folder), record_of(folder)
+    total = parse_cached((folder / "recipe.yaml").read_text(encoding="utf-8")).all_rounds
     yield f"{folder.name}: {_word(folder)}, {len(record.rounds) if record else 0} of {total} rounds"
     if last is not None and last.why and status_of(folder) != "finished":
         again = "" if is_over(folder, last) or not wanted.going else "; it is tried again"
@@ -185,7 +194,7 @@ def federation_status(home: Home = HERE) -> None:
     with control(local_address(here), here.ca) as link:
         nodes = {node.name: node for node in link.nodes()}
     newest = run_folders(here.runs)[-1:]
-    record = _record(newest[0]) if newest else None
+    record = record_of(newest[0]) if newest else None
     Console().print(sites_table(pins_of(here).sites, nodes, record))
 
 
@@ -227,10 +236,3 @@ def _known(site: str, record: RunRecord) -> tuple[str, str, str]:
     budget = parse_cached(record.recipe).privacy.epsilon
     left = f"{max(0.0, budget - spent[-1]):.2f} of {budget:g}" if spent and budget is not None else "-"
     return last, patterns, left
-
-
-def _record(folder: Path) -> RunRecord | None:
-    try:
-        return read_record(folder)
-    except CheckpointError:
-        return None

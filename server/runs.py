@@ -24,7 +24,7 @@ from protocol.claim import holder
 from protocol.errors import CheckpointError, TrackingError
 from server.app import CONDUCTOR
 from server.control import Control
-from server.record import read_record
+from server.record import RunRecord, read_record
 
 log = logging.getLogger("consilium.runs")
 
@@ -103,10 +103,16 @@ def is_over(folder: Path, last: Submission) -> bool:
 
 def status_of(folder: Path) -> str:
     """Return what the run's own record says; "" before there is one."""
+    record = record_of(folder)
+    return record.status if record else ""
+
+
+def record_of(folder: Path) -> RunRecord | None:
+    """Return the run's own record; None before there is one."""
     try:
-        return read_record(folder).status
+        return read_record(folder)
     except CheckpointError:
-        return ""
+        return None
 
 
 def _submit(folder: Path, home: Path, wanted: Wanted, last: Submission | None, control: Control) -> None:

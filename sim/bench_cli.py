@@ -61,7 +61,7 @@ def methods(
     text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]
     for name, folder in sets:
         text.append(_section(name, target, _on(loaded, (name, folder), numbers, plan), loaded[0]))
-    files.write(target, "".join(text).encode(), files.PUBLIC)
+    files.write_text(target, "".join(text))
     typer.echo(f"comparison: {target}")
 
 
@@ -79,7 +79,7 @@ def _on(recipes: Sequence[Recipe], dataset: tuple[str, Path], seeds: Sequence[in
             def told(number: int, news: SiteRound | Round) -> None:
                 del news
                 about = f"{cell.dataset}, seed {cell.recipe.seed}: {cell.label}"
-                progress.update(task, description=f"{about}, round {number} of {cell.recipe.rounds}")
+                progress.update(task, description=f"{about}, round {number} of {cell.recipe.all_rounds}")
 
             return told
 
@@ -90,7 +90,7 @@ def _on(recipes: Sequence[Recipe], dataset: tuple[str, Path], seeds: Sequence[in
 def _section(name: str, target: Path, told: Sequence[Line], recipe: Recipe) -> str:
     metric = recipe.evaluation.select
     plot = target.with_name(f"{target.stem}-{name}.svg")
-    files.write(plot, forest(told, metric).encode(), files.PUBLIC)
+    files.write_text(plot, forest(told, metric))
     return f"\n## {name}\n\n{markdown(told, metric)}\n![{metric} of each method]({plot.name})\n"
 
 

@@ -66,13 +66,14 @@ Found = tuple[Robustness, Replicates]
 def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
     """Return label -> recipe: early fusion (where there are images), the recipe, and its other controls."""
     pooled = replace(recipe, roster=replace(recipe.roster, train=(POOLED,), quorum=1, fraction=1.0))
+    cases = [len(read_cohort(data, recipe, site).rows("train")) for site in list_sites(data, recipe)]
     alone = tuple(replace(stage, strategy=None) for stage in recipe.stages)
     return {
         **({EARLY_FUSION: early_fusion(recipe)} if images_of(recipe.modalities) else {}),
         recipe.name: recipe,
         f"{recipe.name}: one model per site": replace(recipe, strategy=Part("local"), stages=alone),
-        f"{recipe.name}: pooled, a site's steps": stepped(pooled, data, max),
-        f"{recipe.name}: pooled, all steps": stepped(pooled, data, sum),
+        f"{recipe.name}: pooled, a site's steps": stepped(pooled, cases, max),
+        f"{recipe.name}: pooled, all steps": stepped(pooled, cases, sum),
     }
 
 
@@ -90,10 +91,11 @@ def early_fusion(recipe: Recipe) -> Recipe:
     )
 
 
-def stepped(recipe: Recipe, data: Path, count: Callable[[list[int]], int]) -> Recipe:
-    """Return the recipe with as many steps a round, in every stage, as `count` makes of the sites' steps."""
-    cohorts = (read_cohort(data, recipe, site) for site in list_sites(data, recipe))
-    cases = [len(cohort.rows("train")) for cohort in cohorts]
+def stepped(recipe: Recipe, cases: Sequence[int], count: Callable[[list[int]], int]) -> Recipe:
+    """Return the recipe with as many steps a round, in every stage, as `count` makes of the sites' steps.
+
+    `cases`: training cases of each site.
+    """
 
     def steps(training: Training) -> Training:
         return replace(training, steps=count([steps_a_round(training, each) for each in cases]))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from client import memory
 from client.settings import Settings
 from client.site import Site, open_site
 from client.spending import statistics
@@ -34,13 +33,12 @@ def sites_of_run(folder: Path, recipe: Recipe, launch: Launch, *, best: bool = F
     """
     final = checkpoint.load(folder / "checkpoints")
     parameters = _best(folder, recipe) if best else unflatten(final.vectors).parameters
+    text = dump_recipe(recipe)
+    task = Task("evaluate", folder.name, final.round, text, vectors=parameters)
     for settings in settings_for(folder, recipe, launch):
         if settings.site != POOLED:
-            site = open_site(settings, dump_recipe(recipe))
-            task = Task("evaluate", folder.name, final.round, dump_recipe(recipe))
-            kept = memory.recall(site.folder(folder.name), final.round + 1)
-            own = site.flat.initial | kept.get("private", {}) | kept.get("personal", {})
-            site.flat.load(parameters | own)
+            site = open_site(settings, text)
+            site.equip(task)
             yield standardised(site, task)
 
 

@@ -7,11 +7,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from protocol import monitor
-from protocol.children import LOCK, REPORT, Kept
+from protocol.children import LOCK, LOOPBACK, REPORT, Kept
 from protocol.claim import claim
 from protocol.errors import SettingsError
-from protocol.monitor import HERE, monitoring
+from protocol.monitor import monitoring
 from tests.deploy.federation import free_port
 
 
@@ -20,7 +19,7 @@ def _kept(state: Path, *found: Kept) -> None:
 
 
 def _get(port: int, path: str) -> httpx.Response:
-    return httpx.get(f"http://{HERE}:{port}{path}", trust_env=False)
+    return httpx.get(f"http://{LOOPBACK}:{port}{path}", trust_env=False)
 
 
 def test_health_follows_the_processes(tmp_path: Path) -> None:
@@ -52,7 +51,7 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path) -> None:
 
 
 def test_only_this_machine_is_answered() -> None:
-    assert monitor.HERE == "127.0.0.1"
+    assert LOOPBACK == "127.0.0.1"
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
