@@ -41,7 +41,7 @@ def predicted(vectors: Vectors, batch: Batch = BATCH) -> dict[str, Tensor]:
 
 
 def merged(**options: object) -> Merged:
-    rule = t3_merge(**{"gamma": 60.0, "threshold": 0.1} | options).local.merge
+    rule = t3_merge(**{"gamma": 60.0, "threshold": 0.03} | options).local.merge
     assert rule is not None
     return Merged(Flat(build_model(RECIPE)), COMMON, OWN, rule, RECIPE.heads).eval()
 
