@@ -16,6 +16,7 @@ from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.modality_moe import modality_moe
 from models.zoo.parallel_unet import parallel_unet
@@ -30,6 +31,7 @@ MODELS: Catalogue = {
     "bm_mae": bm_mae,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
+    "medusa": medusa,
     "mm_cascade": mm_cascade,
     "modality_moe": modality_moe,
     "parallel_unet": parallel_unet,

@@ -8,8 +8,8 @@ from torch import Tensor
 from protocol.batch import Batch
 from protocol.recipe import Head, Modality, Part, Recipe
 
-SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet", "parallel_unet_holder")
-FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
+SEGMENTING = ("early_fusion_unet", "encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
+FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae", "modality_moe", "parallel_unet_holder")
