@@ -54,13 +54,9 @@ def ingest(
 
 def _desk(home: SiteHome, data: Path | None, cohort: str, settings: Path | None) -> Desk:
     fit(cohort, Title, "--cohort")
-    method, blackenings = settings or _if_there(home.ingest), _if_there(home.blackenings)
+    method, blackenings = settings or home.if_there(home.ingest), home.if_there(home.blackenings)
     folder = ((data or home.cohorts) / cohort).resolve()
     return Desk.at(str(folder), str(home.pseudonyms), _text(method), _text(blackenings))
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
 
 
 def _text(path: Path | None) -> str | None:

@@ -24,6 +24,7 @@ from imaging.dicom import failures, quiet, read_whole, text
 from imaging.ingest import slices
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import ADMITTED, CRASHED, MAY_IDENTIFY, NO_MODALITY, NOT_TAKEN, FileRow
+from imaging.ingest.scans import MOST_VOXELS
 from imaging.ingest.settings import Method
 from imaging.ingest.walk import Entry, opened
 from imaging.reasons import Reason
@@ -31,8 +32,6 @@ from protocol import files
 from protocol.errors import DicomError
 
 NIFTI = (".nii", ".nii.gz")
-MOST_VOXELS = 2**28
-"""Of one volume: 1 GiB as float32."""
 
 
 def admit(desk: Desk, file: Entry) -> FileRow:

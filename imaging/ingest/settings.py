@@ -30,7 +30,7 @@ from protocol.errors import RecipeError, SettingsError
 from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
 from protocol.typed import record
 
-FORMAT = 1
+FORMAT = 2
 """Of what is built: another number makes every patient anew."""
 
 Terms = Mapping[Title, tuple[str, ...]]
