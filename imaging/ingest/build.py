@@ -23,7 +23,7 @@ from nibabel import nifti1
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
-from imaging.ingest import bring, slices
+from imaging.ingest import bring, outlines, slices
 from imaging.ingest.bring import Brought
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import CRASHED
@@ -105,9 +105,14 @@ def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
 
 
 def _dicom(desk: Desk, folder: Path, aside: Aside) -> Iterator[Scan]:
-    stacks = collect(sorted(folder.glob("*.dcm")), lambda _, error: aside("", *told(error)))
-    for series in recognised(stacks, desk.method.rules):
-        yield from dicom_scan(series, desk.method, aside)
+    paths = sorted(folder.glob("*.dcm"))
+    drawings = [path for path in paths if path.name.endswith(outlines.SUFFIX)]
+    images = [path for path in paths if not path.name.endswith(outlines.SUFFIX)]
+    stacks = collect(images, lambda _, error: aside("", *told(error)))
+    series = [*recognised(stacks, desk.method.rules)]
+    for each in series:
+        yield from dicom_scan(each, desk.method, aside)
+    yield from outlines.drawn(desk, drawings, series, aside)
 
 
 def _load(path: Path) -> Volume:

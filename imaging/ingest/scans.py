@@ -16,7 +16,7 @@ from imaging.ingest import space
 from imaging.ingest.settings import Method
 from imaging.reasons import Reason
 from imaging.recognised import Series
-from imaging.series import read_volume
+from imaging.series import Stack, read_volume
 from imaging.volume import Volume, straightened
 from protocol.errors import DicomError
 
@@ -62,12 +62,18 @@ def dicom_scan(series: Series, method: Method, aside: Aside) -> Iterator[Scan]:
         aside(found.name, found.name, found.because[0])
     elif slices < method.settings.least_slices:
         aside(found.name, NOT_ELIGIBLE, f"{found.name} of fewer slices than ingest.yaml wants")
-    elif first.rows * first.columns * slices > MOST_VOXELS:
+    elif is_too_large(stack):
         aside(found.name, Reason.TOO_LARGE, f"a volume of more than {MOST_VOXELS // 2**20} million voxels")
     else:
         study, rank = text(series.header, "StudyInstanceUID"), (found.confidence, slices, first.instance)
         load = partial(read_volume, stack)
         yield Scan(found.name, study, rank, "; ".join(found.because), load, series)
+
+
+def is_too_large(stack: Stack) -> bool:
+    """Tell whether a stack has more voxels than are taken."""
+    first = stack.frames[0]
+    return first.rows * first.columns * len(stack.frames) > MOST_VOXELS
 
 
 def chosen(scans: Sequence[Scan], aside: Aside) -> dict[str, list[Scan]]:
