@@ -3,7 +3,7 @@
     model(batch)["tumour"]   (B, C, X, Y[, Z])   a segmentation's logits, one channel a class
     model(batch)["grade"]    (B, C)              a classification's; (B, 1) where it is binary
     model(batch)["risk"]     (B, 1)              a survival's log hazard
-    model(batch)["scan"]     (B, 1)              a pretext's: the case's own loss
+    model(batch)["scan"]     (B, 1)              a pretext's: the case's own loss (`prob_bind`: or more)
 
 Who owns a parameter is read from its name. The submodule that belongs to a modality or a
 head is *named after the group*, and everything below it is the group's:
@@ -19,7 +19,7 @@ A model has no buffers: they would be state that no group carries, so BatchNorm 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 class MultiModal(nn.Module, ABC):
     """A model of cases that may lack modalities; a subclass says how in `predict`."""
+
+    pretexts: ClassVar[tuple[str, ...]] = ()
+    """Objectives that its pretexts can have."""
 
     def __init__(self, modalities: Iterable[str]) -> None:
         """Take the recipe's modalities in its order, which is the order of `present`."""

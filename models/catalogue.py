@@ -22,6 +22,7 @@ from models.zoo.mm_cascade import mm_cascade
 from models.zoo.modality_moe import modality_moe
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
+from models.zoo.prob_bind import prob_bind
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
 from models.zoo.volume_classifier import volume_classifier
@@ -38,6 +39,7 @@ MODELS: Catalogue = {
     "modality_moe": modality_moe,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
+    "prob_bind": prob_bind,
     "table_linear": table_linear,
     "table_mlp": table_mlp,
     "volume_classifier": volume_classifier,
@@ -48,7 +50,7 @@ _FITTING = MappingProxyType(
         "segmentation": "dice_ce, dice, dice_holder, dice_pseudo_holder, bce or focal",
         "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
         "survival": "cox or exponential",
-        "pretext": "own",
+        "pretext": "own or contrast",
     }
 )
 
@@ -94,9 +96,15 @@ def _refuse_buffers(model: MultiModal, name: str) -> None:
 
 def _refuse_pretexts(model: MultiModal, recipe: Recipe) -> None:
     for name in pretexts_of(recipe.heads):
-        if type(model).pretext is MultiModal.pretext:
+        if not model.pretexts:
             raise RecipeError(
                 f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or modality_moe"
+            )
+        objective = recipe.heads[name].objective.name
+        if objective not in model.pretexts:
+            known = " or ".join(model.pretexts)
+            raise RecipeError(
+                f"heads.{name}.objective: the pretexts of '{recipe.model.name}' learn by {known}"
             )
 
 

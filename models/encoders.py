@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.masking import Seen
-from models.unet import CONVOLUTION, Plan, norm, require_dims
+from models.unet import CONVOLUTION, Plan, norm, pooled, require_dims
 from protocol.groups import modality_group
 from protocol.recipe import Modality
 
@@ -43,6 +43,20 @@ class Strided(nn.Sequential):
         """Return the last level's map."""
         require_dims(x, self.plan)
         return super().forward(x)
+
+
+class PooledStrided(Strided):
+    """`(B, 1, X, Y[, Z])` -> `(B, channels[-1])`: the last map, averaged over space."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the vector."""
+        return pooled(super().forward(x))
+
+
+def vector_encoders(modalities: Mapping[str, Modality], plan: Plan) -> nn.ModuleDict:
+    """Return a network for each modality, owned by it: an image or a table -> `(B, plan.channels[-1])`."""
+    images = {modality_group(name): PooledStrided(plan) for name in images_of(modalities)}
+    return nn.ModuleDict(images | dict(table_encoders(modalities, plan.channels[-1]).items()))
 
 
 def table_encoders(modalities: Mapping[str, Modality], size: int) -> nn.ModuleDict:

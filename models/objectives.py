@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models import gaussians
 from models.divergence import holder, pseudo_holder
 from models.masking import rows
 from protocol.batch import Batch
@@ -179,9 +180,15 @@ def own() -> Objective:
     return Objective(lambda logits, target: logits.flatten(1).mean(1), "case", _is_pretext)  # noqa: ARG005
 
 
+def contrast(*, temperature: Positive = 0.1) -> Objective:
+    """A pretext of `prob_bind`: a patient's modalities told from those of the batch's other patients."""
+    return Objective(lambda said, target: gaussians.contrast(said, temperature), "batch", _is_pretext)  # noqa: ARG005
+
+
 OBJECTIVES: Catalogue = {
     "bce": bce,
     "ce": ce,
+    "contrast": contrast,
     "cox": cox,
     "dice": dice,
     "dice_ce": dice_ce,
@@ -257,10 +264,13 @@ def _is_binary(head: Head) -> bool:
     return head.kind == "segmentation" or (head.kind == "classification" and head.classes == 1)
 
 
+_OTHERWISE = {"survival": "use 'exponential' for survival", "pretext": "leave this pretext out"}
+
+
 def refuse_coupling(name: str, head: Head, objective: Objective) -> None:
     """Raise PrivacyError, with the alternative, for an objective that couples cases."""
     if objective.coupling != "case":
         raise PrivacyError(
             f"heads.{name}.objective: '{head.objective.name}' couples the cases of a {objective.coupling}, "
-            "so one patient's influence has no bound; use 'exponential' for survival, or privacy.epsilon=null"
+            f"so one patient's influence has no bound; {_OTHERWISE[head.kind]}, or privacy.epsilon=null"
         )

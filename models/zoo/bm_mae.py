@@ -74,6 +74,8 @@ class MAEPlan:
 class BMMAE(MultiModal):
     """Tokenizers by modality, one encoder; a decoder for each pretext, UNETR's for segmentations."""
 
+    pretexts = ("own",)
+
     def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: MAEPlan) -> None:
         """Build only what the heads read."""
         super().__init__(modalities)

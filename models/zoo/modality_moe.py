@@ -38,6 +38,8 @@ from protocol.recipe import Count, Head, Modality
 class ModalityMoE(MultiModal):
     """A shared backbone, experts by modality; a router for the pretext, if there is one."""
 
+    pretexts = ("own",)
+
     def __init__(
         self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan, size: int
     ) -> None:

@@ -47,6 +47,8 @@ _FIRST_VARIANCE, _LEAST_VARIANCE = 5.0, 1e-5
 class HolderUNet(MultiModal):
     """A parallel U-Net, and a regressor for each pretext."""
 
+    pretexts = ("own",)
+
     def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan) -> None:
         """Take what `ParallelUNet` takes."""
         super().__init__(modalities)

@@ -8,16 +8,15 @@ to its modality, so sites that hold different modalities meet in the feature spa
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.base import MultiModal
-from models.encoders import Strided, encoded, images_of, table_encoders
+from models.encoders import encoded, images_of, vector_encoders
 from models.fits import need_image, refuse_segmentation
 from models.fusion import masked_mean
 from models.heads import predictions, vector_heads
 from models.masking import Seen
-from models.unet import Channels, Dims, Groups, Plan, pooled
-from protocol.groups import modality_group
+from models.unet import Channels, Dims, Groups, Plan
 from protocol.recipe import Head, Modality
 
 
@@ -28,9 +27,7 @@ class VolumeClassifier(MultiModal):
         """Build with encoders that end in `plan.channels[-1]` features."""
         super().__init__(modalities)
         self.images, self.plan = images_of(modalities), plan
-        images = {modality_group(name): _ImageEncoder(plan) for name in self.images}
-        tables = table_encoders(modalities, plan.channels[-1])
-        self.encoders = nn.ModuleDict(images | dict(tables.items()))
+        self.encoders = vector_encoders(modalities, plan)
         self.heads = vector_heads(heads, plan.channels[-1])
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
@@ -38,13 +35,6 @@ class VolumeClassifier(MultiModal):
         cases = len(seen[self.images[0]].x)
         fused = masked_mean(encoded(self.encoders, seen), seen, (cases, self.plan.channels[-1]))
         return predictions(self.heads, fused)
-
-
-class _ImageEncoder(Strided):
-    """`(B, 1, X, Y[, Z])` -> `(B, channels[-1])`: the last map, averaged over space."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return pooled(super().forward(x))
 
 
 def volume_classifier(

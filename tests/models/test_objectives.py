@@ -38,6 +38,7 @@ def loss(name: str, logits: Tensor, target: Tensor, **options: float) -> Tensor:
 EXAMPLES = {
     "bce": (normal(CASES, 1), torch.arange(CASES) % 2),
     "ce": (normal(CASES, 3), torch.arange(CASES) % 3),
+    "contrast": (torch.cat([torch.ones(CASES, 3, 1), normal(CASES, 3, 6)], 2), torch.empty(CASES, 0)),
     "cox": (normal(CASES, 1), survival()),
     "dice": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "dice_ce": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
