@@ -14,6 +14,7 @@ from models.base import MultiModal
 from models.heads import pretexts_of
 from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
+from models.zoo.brainmvp import brainmvp
 from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
@@ -31,6 +32,7 @@ from protocol.recipe import Catalogue, Head, Recipe, build
 
 MODELS: Catalogue = {
     "bm_mae": bm_mae,
+    "brainmvp": brainmvp,
     "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,

@@ -11,11 +11,11 @@ from protocol.recipe import Head, Modality, Part, Recipe
 SEGMENTING = ("early_fusion_unet", "encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
-OF_IMAGES = ("bm_mae",)
-PRETEXT = ("bm_mae", "modality_moe", "parallel_unet_holder", "prob_bind")
+OF_IMAGES = ("bm_mae", "brainmvp")
+PRETEXT = (*OF_IMAGES, "modality_moe", "parallel_unet_holder", "prob_bind")
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
-MAPPING = (*SEGMENTING, "bm_mae")
+MAPPING = (*SEGMENTING, *OF_IMAGES)
 ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, *VECTORIAL)
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
@@ -29,6 +29,7 @@ VECTOR_HEADS = {
 SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
 SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
+    "brainmvp": {"channels": (4, 8, 8), "side": 4, "block": 2},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
