@@ -90,7 +90,7 @@ class BrainMVP(MultiModal):
         """Return head -> logits."""
         if not (self.maps or self.vectors):
             return {}
-        each = [self.encoder(self._whole(x)) for x in self._filled(seen)]
+        each = [self.encoder(x) for x in self._filled(seen)]
         levels = [torch.stack(level).mean(0) for level in zip(*each, strict=True)]
         outputs = predictions(self.vectors, pooled(levels[-1]))
         if self.decoder is not None:
@@ -121,9 +121,10 @@ class BrainMVP(MultiModal):
 
     def _filled(self, seen: Mapping[str, Seen]) -> list[Tensor]:
         """Return every modality's image, or its template where a case lacks it."""
+        images = [(each, self._whole(each.x)) for each in seen.values()]
         return [
-            each.x if each.everybody else torch.where(rows(each.has, each.x), each.x, template(each.x))
-            for each, template in zip(seen.values(), self.templates, strict=True)
+            x if each.everybody else torch.where(rows(each.has, x), x, template(x))
+            for (each, x), template in zip(images, self.templates, strict=True)
         ]
 
     def _whole(self, x: Tensor) -> Tensor:

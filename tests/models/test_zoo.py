@@ -116,7 +116,8 @@ def test_what_is_present_is_used(name: str) -> None:
             head for head, logits in model(batch).items() if not torch.equal(logits, model(changed)[head])
         ]
         reads_no_table = {"tumour", "scan"} if modality == "ehr" and name != "prob_bind" else set()
-        assert set(read) == set(recipe.heads) - reads_no_table
+        by_chance = {"scan"} if name == "brainmvp" else set()  # two of a case's images in a step
+        assert set(read) - by_chance == set(recipe.heads) - reads_no_table - by_chance
 
 
 @pytest.mark.parametrize("name", [*FUSING, "table_mlp", "volume_classifier"])
