@@ -16,6 +16,7 @@ from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.ivdnet import ivdnet
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
@@ -29,6 +30,7 @@ MODELS: Catalogue = {
     "bm_mae": bm_mae,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
+    "ivdnet": ivdnet,
     "mm_cascade": mm_cascade,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,

@@ -14,7 +14,7 @@ summed in no fixed order on a GPU).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,13 +54,12 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(plan, i, o, owners) for i, o in zip(before, plan.channels, strict=True)
         )
-        self._pool = _POOL[plan.dims]
 
     def forward(self, x: Tensor, owner: str = SHARED) -> list[Tensor]:
         """Return the maps from the finest, `x` being `padded`."""
         levels = [self.blocks[0](x, owner)]
         for block in self.blocks[1:]:
-            levels.append(block(self._pool(levels[-1], 2), owner))
+            levels.append(block(halved(levels[-1]), owner))
         return levels
 
 
@@ -114,6 +113,28 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
     """
     most = max(g for g in range(1, groups + 1) if channels % g == 0 and channels // g > 1)
     return nn.GroupNorm(most, channels)
+
+
+def unit(
+    plan: Plan,
+    inputs: int,
+    outputs: int,
+    kernel: int | tuple[int, ...] = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+) -> nn.Sequential:
+    """Return a convolution that keeps the size of its image (but for `stride`), a norm, and a ReLU."""
+    sides = (kernel,) * plan.dims if isinstance(kernel, int) else kernel
+    padding = tuple(dilation * (side - 1) // 2 for side in sides)
+    how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "bias": False}
+    layer = CONVOLUTION[plan.dims](inputs, outputs, cast("Any", sides), **how)
+    return nn.Sequential(layer, norm(outputs, plan.groups), nn.ReLU())
+
+
+def halved(x: Tensor) -> Tensor:
+    """Take the largest of every two voxels along each axis of `(B, C, X, Y[, Z])`."""
+    return _POOL[x.ndim - 2](x, 2)
 
 
 def require_dims(x: Tensor, plan: Plan) -> None:

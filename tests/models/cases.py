@@ -13,8 +13,9 @@ FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae", "parallel_unet_holder")
-MAPPING = (*SEGMENTING, "bm_mae")
-ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
+OUTLINING = ("ivdnet",)  # images in, segmentations out, and no more
+MAPPING = (*SEGMENTING, *OUTLINING, "bm_mae")
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
@@ -27,6 +28,7 @@ VECTOR_HEADS = {
 SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
 SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
+    "ivdnet": {"channels": (4, 4, 6)},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
@@ -35,6 +37,9 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
     """Every kind of head that the model can predict, from every kind of modality that it reads."""
     heads = VECTOR_HEADS | (TUMOUR if name in MAPPING else {})
     heads |= SCAN if name in PRETEXT else {}
+    if name in OUTLINING:
+        part = Part(name, {"dims": dims} | SMALL[name] | options)
+        return Recipe("r", IMAGES, TUMOUR, Part("d"), part, seed=seed)
     if name in OF_IMAGES:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)

@@ -13,7 +13,17 @@ from protocol.batch import Batch
 from protocol.errors import RecipeError
 from protocol.groups import modality_group
 from protocol.recipe import Modality, Part, Recipe
-from tests.models.cases import ALL, FUSING, MAPPING, TUMOUR, batch_for, presence, recipe_for, subsets
+from tests.models.cases import (
+    ALL,
+    FUSING,
+    MAPPING,
+    OUTLINING,
+    TUMOUR,
+    batch_for,
+    presence,
+    recipe_for,
+    subsets,
+)
 from tests.models.invariance import leaks, results
 
 
@@ -108,7 +118,7 @@ def test_what_is_present_is_used(name: str) -> None:
         assert set(read) == set(recipe.heads) - reads_no_table
 
 
-@pytest.mark.parametrize("name", [*FUSING, "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize("name", [*FUSING, "ivdnet", "table_mlp", "volume_classifier"])
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
     turned = replace(recipe, modalities=dict(reversed(recipe.modalities.items())))
@@ -163,8 +173,9 @@ def test_every_size_of_image_works_even_for_one_case(name: str, shape: tuple[int
     batch = batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]), shape)
     model = build_model(recipe).train()
     assert all(value.isfinite().all() for value in results(model, batch, recipe).values())
-    for head, logits in model(batch).items():
-        classes = recipe.heads[head].classes
+    outputs = model(batch)
+    for head, each in recipe.heads.items():
+        classes, logits = each.classes, outputs[head]
         assert logits.shape == ((1, classes, *shape) if head == "tumour" else (1, classes))
 
 
@@ -200,7 +211,9 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "mm_cascade", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize(
+    "name", [*FUSING, *OUTLINING, "bm_mae", "mm_cascade", "table_mlp", "volume_classifier"]
+)
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)
