@@ -18,6 +18,7 @@ from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.ivdnet import ivdnet
 from models.zoo.mm_cascade import mm_cascade
+from models.zoo.mmsformer import mmsformer
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.table_linear import table_linear
@@ -32,6 +33,7 @@ MODELS: Catalogue = {
     "encoders_unet": encoders_unet,
     "ivdnet": ivdnet,
     "mm_cascade": mm_cascade,
+    "mmsformer": mmsformer,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "table_linear": table_linear,

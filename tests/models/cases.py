@@ -13,12 +13,13 @@ FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae", "parallel_unet_holder")
-OUTLINING = ("ivdnet",)  # images in, segmentations out, and no more
+OUTLINING = ("ivdnet", "mmsformer")  # images in, segmentations out, and no more
 MAPPING = (*SEGMENTING, *OUTLINING, "bm_mae")
 ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
+TWO_IMAGES = {"flair": Modality(), "t1": Modality()}
 TABLES = {"ehr": Modality("table", 5), "labs": Modality("table", 3)}
 VECTOR_HEADS = {
     "grade": Head("classification", 3, Part("ce")),
@@ -29,6 +30,7 @@ SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
 SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
     "ivdnet": {"channels": (4, 4, 6)},
+    "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
@@ -39,7 +41,7 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
     heads |= SCAN if name in PRETEXT else {}
     if name in OUTLINING:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
-        return Recipe("r", IMAGES, TUMOUR, Part("d"), part, seed=seed)
+        return Recipe("r", TWO_IMAGES, TUMOUR, Part("d"), part, seed=seed)
     if name in OF_IMAGES:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)

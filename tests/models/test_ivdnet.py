@@ -12,14 +12,14 @@ from models.zoo import ivdnet as module
 from models.zoo.ivdnet import IVDNet, centre
 from protocol.errors import RecipeError
 from protocol.recipe import Modality
-from tests.models.cases import batch_for, presence, recipe_for
+from tests.models.cases import IMAGES, batch_for, presence, recipe_for
 
-RECIPE = recipe_for("ivdnet")
+RECIPE = replace(recipe_for("ivdnet"), modalities=IMAGES)
 NAMES = tuple(RECIPE.modalities)
 
 
 def built(**options: object) -> IVDNet:
-    model = build_model(recipe_for("ivdnet", **options))
+    model = build_model(replace(recipe_for("ivdnet", **options), modalities=IMAGES))
     assert isinstance(model, IVDNet)
     return model
 

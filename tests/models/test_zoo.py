@@ -118,7 +118,7 @@ def test_what_is_present_is_used(name: str) -> None:
         assert set(read) == set(recipe.heads) - reads_no_table
 
 
-@pytest.mark.parametrize("name", [*FUSING, "ivdnet", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize("name", [*FUSING, "ivdnet", "mmsformer", "table_mlp", "volume_classifier"])
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
     turned = replace(recipe, modalities=dict(reversed(recipe.modalities.items())))

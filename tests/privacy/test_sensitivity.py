@@ -52,6 +52,9 @@ PAIRS = [
     for name in CASE_COUPLED
     if OBJECTIVES[name]().fits(head)
 ]
+MODES = [(name, mode) for name in OTHERS for mode in ("hooks", "functorch", "ew")]
+MODES += [(name, mode) for name in OUTLINING for mode in ("hooks", "ew")]
+MODES += [pytest.param(name, "functorch", marks=pytest.mark.slow) for name in OUTLINING]
 # An objective sees logits, whatever made them: with models that only segment, one of each will do.
 FEW = [(model, head) for model, head in PAIRS if model not in OUTLINING or head.objective.name == "dice_ce"]
 
@@ -128,8 +131,7 @@ def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head, dim
     assert influence(name, head, dims, seed, rows=4) <= SLACK
 
 
-@pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "mode"), MODES)
 def test_one_patients_influence_is_bounded_in_other_modes(name: str, mode: str) -> None:
     assert 0.99 < influence(name, simplest(name), dims=2, seed=1, mode=mode, rows=2) <= SLACK
 
