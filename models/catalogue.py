@@ -19,6 +19,7 @@ from models.zoo.encoders_unet import encoders_unet
 from models.zoo.ivdnet import ivdnet
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.mmsformer import mmsformer
+from models.zoo.modality_slice_memory import modality_slice_memory
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.table_linear import table_linear
@@ -34,6 +35,7 @@ MODELS: Catalogue = {
     "ivdnet": ivdnet,
     "mm_cascade": mm_cascade,
     "mmsformer": mmsformer,
+    "modality_slice_memory": modality_slice_memory,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "table_linear": table_linear,

@@ -149,9 +149,11 @@ def padded(x: Tensor, plan: Plan) -> Tensor:
     return extended(x, 2 ** (len(plan.channels) - 1))
 
 
-def extended(x: Tensor, multiple: int) -> Tensor:
-    """Append zeros to `(B, I, X, Y[, Z])` until every side is a multiple of `multiple`."""
-    missing = [-size % multiple for size in reversed(x.shape[2:])]
+def extended(x: Tensor, multiple: int | tuple[int, ...]) -> Tensor:
+    """Append zeros to `(B, I, X, Y[, Z])` until every side is a multiple of `multiple`, or of its own."""
+    space = x.shape[2:]
+    multiples = (multiple,) * len(space) if isinstance(multiple, int) else multiple
+    missing = [-size % each for size, each in zip(reversed(space), reversed(multiples), strict=True)]
     if not any(missing):
         return x
     return functional.pad(x, [side for after in missing for side in (0, after)])

@@ -13,7 +13,7 @@ FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae", "parallel_unet_holder")
-OUTLINING = ("ivdnet", "mmsformer")  # images in, segmentations out, and no more
+OUTLINING = ("ivdnet", "mmsformer", "modality_slice_memory")  # images in, segmentations out, and no more
 MAPPING = (*SEGMENTING, *OUTLINING, "bm_mae")
 ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
 
@@ -30,6 +30,7 @@ SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
 SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
     "ivdnet": {"channels": (4, 4, 6)},
+    "modality_slice_memory": {"channels": (4, 8), "reach": 1},
     "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
