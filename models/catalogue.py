@@ -14,11 +14,14 @@ from models.base import MultiModal
 from models.heads import pretexts_of
 from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
+from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.ivdnet import ivdnet
+from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.mmsformer import mmsformer
+from models.zoo.modality_moe import modality_moe
 from models.zoo.modality_slice_memory import modality_slice_memory
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
@@ -30,11 +33,14 @@ from protocol.recipe import Catalogue, Head, Recipe, build
 
 MODELS: Catalogue = {
     "bm_mae": bm_mae,
+    "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
     "ivdnet": ivdnet,
+    "medusa": medusa,
     "mm_cascade": mm_cascade,
     "mmsformer": mmsformer,
+    "modality_moe": modality_moe,
     "modality_slice_memory": modality_slice_memory,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
@@ -96,7 +102,7 @@ def _refuse_pretexts(model: MultiModal, recipe: Recipe) -> None:
     for name in pretexts_of(recipe.heads):
         if type(model).pretext is MultiModal.pretext:
             raise RecipeError(
-                f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or parallel_unet_holder"
+                f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or modality_moe"
             )
 
 
