@@ -23,6 +23,7 @@ from models.zoo.mm_cascade import mm_cascade
 from models.zoo.mmsformer import mmsformer
 from models.zoo.modality_moe import modality_moe
 from models.zoo.modality_slice_memory import modality_slice_memory
+from models.zoo.mulmodseg import mulmodseg
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.table_linear import table_linear
@@ -42,6 +43,7 @@ MODELS: Catalogue = {
     "mmsformer": mmsformer,
     "modality_moe": modality_moe,
     "modality_slice_memory": modality_slice_memory,
+    "mulmodseg": mulmodseg,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "table_linear": table_linear,

@@ -15,7 +15,13 @@ OF_IMAGES = ("bm_mae",)
 PRETEXT = ("bm_mae", "modality_moe", "parallel_unet_holder")
 POOLING = ("cross_dim", "modality_moe", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
-OUTLINING = ("ivdnet", "mmsformer", "modality_slice_memory")  # images in, segmentations out, and no more
+OUTLINING = (
+    "ivdnet",
+    "mmsformer",
+    "modality_slice_memory",
+    "mulmodseg",
+)  # images in, segmentations out, and no more
+OWNED = tuple(name for name in OUTLINING if name != "mulmodseg")  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, "bm_mae")
 ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL)
 
@@ -33,6 +39,7 @@ SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
     "ivdnet": {"channels": (4, 4, 6)},
     "modality_slice_memory": {"channels": (4, 8), "reach": 1},
+    "mulmodseg": {"channels": (4, 8), "size": 4},
     "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}

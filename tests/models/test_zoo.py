@@ -17,7 +17,7 @@ from tests.models.cases import (
     ALL,
     FUSING,
     MAPPING,
-    OUTLINING,
+    OWNED,
     POOLING,
     TUMOUR,
     VECTORIAL,
@@ -120,7 +120,9 @@ def test_what_is_present_is_used(name: str) -> None:
         assert set(read) == set(recipe.heads) - reads_no_table
 
 
-@pytest.mark.parametrize("name", [*FUSING, "ivdnet", "mmsformer", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize(
+    "name", [*FUSING, "ivdnet", "mmsformer", "mulmodseg", "table_mlp", "volume_classifier"]
+)
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
     turned = replace(recipe, modalities=dict(reversed(recipe.modalities.items())))
@@ -213,7 +215,7 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, *OUTLINING, "bm_mae", "table_mlp", *VECTORIAL])
+@pytest.mark.parametrize("name", [*FUSING, *OWNED, "bm_mae", "table_mlp", *VECTORIAL])
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)
