@@ -18,9 +18,13 @@ from models.zoo.brainmvp import brainmvp
 from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.ivdnet import ivdnet
 from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
+from models.zoo.mmsformer import mmsformer
 from models.zoo.modality_moe import modality_moe
+from models.zoo.modality_slice_memory import modality_slice_memory
+from models.zoo.mulmodseg import mulmodseg
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.prob_bind import prob_bind
@@ -36,9 +40,13 @@ MODELS: Catalogue = {
     "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
+    "ivdnet": ivdnet,
     "medusa": medusa,
     "mm_cascade": mm_cascade,
+    "mmsformer": mmsformer,
     "modality_moe": modality_moe,
+    "modality_slice_memory": modality_slice_memory,
+    "mulmodseg": mulmodseg,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "prob_bind": prob_bind,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.masking import Seen
-from models.unet import CONVOLUTION, Plan, norm, pooled, require_dims
+from models.unet import Plan, pooled, require_dims, unit
 from protocol.groups import modality_group
 from protocol.recipe import Modality
 
@@ -29,14 +29,8 @@ class Strided(nn.Sequential):
 
     def __init__(self, plan: Plan) -> None:
         """Build a level for each of the plan's channels."""
-        layer = CONVOLUTION[plan.dims]
-        levels = [
-            nn.Sequential(
-                layer(before, after, 3, stride=2, padding=1, bias=False), norm(after, plan.groups), nn.ReLU()
-            )
-            for before, after in pairwise((1, *plan.channels))
-        ]
-        super().__init__(*levels)
+        widths = pairwise((1, *plan.channels))
+        super().__init__(*(unit(plan, before, after, stride=2) for before, after in widths))
         self.plan = plan
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -25,6 +25,15 @@ def refuse_tables(modalities: Mapping[str, Modality], model: str) -> None:
         raise RecipeError(f"modalities.{name}.kind: '{model}' reads images only; with tables: parallel_unet")
 
 
+def need_outlines(modalities: Mapping[str, Modality], heads: Mapping[str, Head], model: str) -> None:
+    """Refuse all but images in and segmentations out."""
+    need_image(modalities, model)
+    refuse_tables(modalities, model)
+    for name, head in heads.items():
+        if head.kind != "segmentation":
+            raise RecipeError(f"heads.{name}.kind: '{model}' segments and no more; use parallel_unet")
+
+
 def refuse_segmentation(heads: Mapping[str, Head], model: str) -> None:
     """Refuse a recipe with a segmentation."""
     for name, head in heads.items():

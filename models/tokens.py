@@ -145,8 +145,9 @@ class CrossBlock(nn.Module):
         self.cross = Attention(size, heads)
         self.block = Block(size, heads)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Let `x` `(B, K, D)` read all of `context` `(B, L, D)`, then itself."""
+    def forward(self, x: Tensor, context: Tensor, readable: Tensor | None = None) -> Tensor:
+        """Let `x` `(B, K, D)` read `context` `(B, L, D)`, where `readable` `(B, L)` if given; then itself."""
         everything = torch.ones(context.shape[:2], dtype=torch.bool, device=x.device)
-        x = x + self.cross(self.before(x), self.context(context), everything)
+        known = everything if readable is None else readable
+        x = x + self.cross(self.before(x), self.context(context), known)
         return self.block(x, everything.new_ones(x.shape[:2]))

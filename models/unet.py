@@ -14,7 +14,7 @@ summed in no fixed order on a GPU).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,6 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             _Block(plan, i, o, owners) for i, o in zip(before, plan.channels, strict=True)
         )
-        self._pool = _POOL[plan.dims]
 
     def forward(self, x: Tensor, owner: str = SHARED) -> list[Tensor]:
         """Return the maps from the finest, `x` being `padded`."""
@@ -66,7 +65,7 @@ class Encoder(nn.Module):
 
     def level(self, place: int, x: Tensor, owner: str = SHARED) -> Tensor:
         """Return the map of level `place`, 0 the finest, from the level before; the first from the image."""
-        return self.blocks[place](self._pool(x, 2) if place else x, owner)
+        return self.blocks[place](halved(x) if place else x, owner)
 
 
 class Decoder(nn.Module):
@@ -121,6 +120,28 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(most, channels)
 
 
+def unit(
+    plan: Plan,
+    inputs: int,
+    outputs: int,
+    kernel: int | tuple[int, ...] = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+) -> nn.Sequential:
+    """Return a convolution that keeps the size of its image (but for `stride`), a norm, and a ReLU."""
+    sides = (kernel,) * plan.dims if isinstance(kernel, int) else kernel
+    padding = tuple(dilation * (side - 1) // 2 for side in sides)
+    how: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "bias": False}
+    layer = CONVOLUTION[plan.dims](inputs, outputs, cast("Any", sides), **how)
+    return nn.Sequential(layer, norm(outputs, plan.groups), nn.ReLU())
+
+
+def halved(x: Tensor) -> Tensor:
+    """Take the largest of every two voxels along each axis of `(B, C, X, Y[, Z])`."""
+    return _POOL[x.ndim - 2](x, 2)
+
+
 def require_dims(x: Tensor, plan: Plan) -> None:
     """Refuse images `(B, I, X, Y[, Z])` of other dimensions than the recipe says."""
     if x.ndim != plan.dims + 2:
@@ -133,9 +154,11 @@ def padded(x: Tensor, plan: Plan) -> Tensor:
     return extended(x, 2 ** (len(plan.channels) - 1))
 
 
-def extended(x: Tensor, multiple: int) -> Tensor:
-    """Append zeros to `(B, I, X, Y[, Z])` until every side is a multiple of `multiple`."""
-    missing = [-size % multiple for size in reversed(x.shape[2:])]
+def extended(x: Tensor, multiple: int | tuple[int, ...]) -> Tensor:
+    """Append zeros to `(B, I, X, Y[, Z])` until every side is a multiple of `multiple`, or of its own."""
+    space = x.shape[2:]
+    multiples = (multiple,) * len(space) if isinstance(multiple, int) else multiple
+    missing = [-size % each for size, each in zip(reversed(space), reversed(multiples), strict=True)]
     if not any(missing):
         return x
     return functional.pad(x, [side for after in missing for side in (0, after)])

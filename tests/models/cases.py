@@ -15,11 +15,19 @@ OF_IMAGES = ("bm_mae", "brainmvp")
 PRETEXT = (*OF_IMAGES, "modality_moe", "parallel_unet_holder", "prob_bind")
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
-MAPPING = (*SEGMENTING, *OF_IMAGES)
-ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, *VECTORIAL)
+OUTLINING = (
+    "ivdnet",
+    "mmsformer",
+    "modality_slice_memory",
+    "mulmodseg",
+)  # images in, segmentations out, and no more
+OWNED = tuple(name for name in OUTLINING if name != "mulmodseg")  # which have parameters of a modality
+MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL)
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
+TWO_IMAGES = {"flair": Modality(), "t1": Modality()}
 TABLES = {"ehr": Modality("table", 5), "labs": Modality("table", 3)}
 VECTOR_HEADS = {
     "grade": Head("classification", 3, Part("ce")),
@@ -30,6 +38,10 @@ SCAN = {"scan": Head("pretext", 1, Part("own"), weight=0.5)}
 SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
     "brainmvp": {"channels": (4, 8, 8), "side": 4, "block": 2},
+    "ivdnet": {"channels": (4, 4, 6)},
+    "modality_slice_memory": {"channels": (4, 8), "reach": 1},
+    "mulmodseg": {"channels": (4, 8), "size": 4},
+    "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
 
@@ -38,6 +50,9 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
     """Every kind of head that the model can predict, from every kind of modality that it reads."""
     heads = VECTOR_HEADS | (TUMOUR if name in MAPPING else {})
     heads |= SCAN if name in PRETEXT else {}
+    if name in OUTLINING:
+        part = Part(name, {"dims": dims} | SMALL[name] | options)
+        return Recipe("r", TWO_IMAGES, TUMOUR, Part("d"), part, seed=seed)
     if name in OF_IMAGES:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)

@@ -14,6 +14,7 @@ from protocol.recipe import Head, Modality, Part, Privacy, Recipe
 from tests.models.cases import (
     ALL,
     IMAGES_AND_TABLE,
+    OUTLINING,
     SEGMENTING,
     TABLES,
     TABULAR,
@@ -61,11 +62,15 @@ def test_table_linear_starts_as_flambys_baseline(features: int, kind: str, objec
 
 @pytest.mark.parametrize(
     ("name", "modalities", "message"),
-    [(name, TABLES, rf"modalities: '{name}' needs an image") for name in (*SEGMENTING, *VECTORIAL)]
+    [
+        (name, TABLES, rf"modalities: '{name}' needs an image")
+        for name in (*SEGMENTING, *OUTLINING, *VECTORIAL)
+    ]
     + [
         (name, IMAGES_AND_TABLE, r"modalities\.flair\.kind: .* tables only")
         for name in ("table_linear", "table_mlp")
-    ],
+    ]
+    + [(name, IMAGES_AND_TABLE, r"modalities\.ehr\.kind: .* images only") for name in OUTLINING],
 )
 def test_a_model_that_cannot_read_the_modalities_is_refused(
     name: str, modalities: dict, message: str
@@ -79,6 +84,13 @@ def test_a_model_that_cannot_read_the_modalities_is_refused(
 def test_a_model_that_cannot_segment_is_refused(name: str) -> None:
     recipe = replace(recipe_for(name), heads=TUMOUR)
     with pytest.raises(RecipeError, match=r"heads\.tumour\.kind: .* cannot segment"):
+        build_model(recipe)
+
+
+@pytest.mark.parametrize("name", OUTLINING)
+def test_a_model_that_only_segments_is_refused_another_head(name: str) -> None:
+    recipe = replace(recipe_for(name), heads={"grade": Head("classification", 1, Part("bce"))})
+    with pytest.raises(RecipeError, match=r"heads\.grade\.kind: .* segments and no more; use parallel_unet"):
         build_model(recipe)
 
 

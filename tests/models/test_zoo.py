@@ -17,6 +17,7 @@ from tests.models.cases import (
     ALL,
     FUSING,
     MAPPING,
+    OWNED,
     POOLING,
     TUMOUR,
     VECTORIAL,
@@ -120,7 +121,9 @@ def test_what_is_present_is_used(name: str) -> None:
         assert set(read) - by_chance == set(recipe.heads) - reads_no_table - by_chance
 
 
-@pytest.mark.parametrize("name", [*FUSING, "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize(
+    "name", [*FUSING, "ivdnet", "mmsformer", "mulmodseg", "table_mlp", "volume_classifier"]
+)
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
     turned = replace(recipe, modalities=dict(reversed(recipe.modalities.items())))
@@ -175,8 +178,9 @@ def test_every_size_of_image_works_even_for_one_case(name: str, shape: tuple[int
     batch = batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]), shape)
     model = build_model(recipe).train()
     assert all(value.isfinite().all() for value in results(model, batch, recipe).values())
-    for head, logits in model(batch).items():
-        classes = recipe.heads[head].classes
+    outputs = model(batch)
+    for head, each in recipe.heads.items():
+        classes, logits = each.classes, outputs[head]
         assert logits.shape == ((1, classes, *shape) if head == "tumour" else (1, classes))
 
 
@@ -213,7 +217,7 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "table_mlp", *VECTORIAL])
+@pytest.mark.parametrize("name", [*FUSING, *OWNED, "bm_mae", "table_mlp", *VECTORIAL])
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)
