@@ -4,7 +4,9 @@
 
 raw            MONAI's Dataset: every epoch reads, turns, scales and fits the export's NIfTI files
 CacheDataset   MONAI's: the same transforms, once; later epochs batch what is in memory
-ours           the cohort's files are held against its manifest, read and fitted once; later epochs batch
+ours           the cohort's files are held against its manifest, read and fitted once into memory-mapped
+               arrays; later epochs batch
+ours, mapped   a process that finds the arrays there: held against their hashes, and mapped
 
 All yield every patient with four modalities and a label map, in shuffled batches of the same shape, of
 which every value is looked at. MONAI's NormalizeIntensity (mean and standard deviation of what is not zero)
@@ -65,12 +67,12 @@ def monais(folder: Path, kind: Callable[..., Any], **options: Any) -> Epoch:
     return epoch
 
 
-def ours(folder: Path) -> Epoch:
-    """Return an epoch over an ingested cohort."""
+def ours(folder: Path, arrays: Path) -> Epoch:
+    """Return an epoch over an ingested cohort, whose arrays are kept in a folder."""
     heads = {HEAD: Head("segmentation")}
     images = {name: Modality() for name in MODALITIES}
     recipe = Recipe("bench", images, heads, Part("ingested", {"size": SIZE}), Part("none"))
-    cases = read_cohort(folder, recipe, None).cases
+    cases = read_cohort(folder, recipe, None, arrays).cases
 
     def epoch() -> Iterable[Sequence[Tensor]]:
         for rows in torch.randperm(len(cases)).split(BATCH):
@@ -112,7 +114,8 @@ def main(count: int) -> None:
         jobs: dict[str, Callable[[], Epoch]] = {
             "raw, the floor": lambda: monais(export, Dataset),
             "CacheDataset": lambda: monais(export, CacheDataset, progress=False),
-            "ours": lambda: ours(root / "cohort"),
+            "ours": lambda: ours(root / "cohort", root / "arrays"),
+            "ours, mapped": lambda: ours(root / "cohort", root / "arrays"),
         }
         count = len([*export.glob("patient_*")])
         print(f"{count} patients, {len(MODALITIES)} modalities of {SIDE} x {SIDE} x {DEPTH}")

@@ -15,7 +15,8 @@
       ingest.yaml           how scans are made ready; edited by people, may be absent
       blackenings.yaml      where devices burn text into images; edited by people, may be absent
       approved.json         code that this hospital has allowed besides its own installation
-      state/                memory between rounds
+      state/                memory between rounds; `arrays` in it holds cases that are mapped, may be
+                            removed, and need not be backed up
       ledger/               what patients have paid, and the audit log
       logs/
 

@@ -1,4 +1,4 @@
-"""A site ready to work: its cohort in memory, its model built, its part of the strategy.
+"""A site ready to work: its cohort open, its model built, its part of the strategy.
 
 Opening is expensive, so what a process has opened it keeps. Several sites in one process
 (a simulation) share one model: each task loads all of it before use.
@@ -27,6 +27,9 @@ from protocol.recipe import Recipe, build, parse_cached
 from protocol.stages import stage_in
 from strategies.base import Local
 from strategies.catalogue import STRATEGIES
+
+ARRAYS = "arrays"
+"""Folder of memory-mapped cases; it may be removed, and is made anew."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _shared(recipe_text: str, device: str) -> tuple[Flat, Mapping[str, Objective
 
 def _cohort(settings: Settings, recipe: Recipe) -> Cohort:
     if not settings.partitions:
-        return read_cohort(settings.data, recipe, None)
+        return read_cohort(settings.data, recipe, None, settings.state / ARRAYS)
     parts = [read_cohort(settings.data, recipe, part) for part in settings.partitions]
     # Pooled data train and nothing else: the sites they came from hold the held-out patients.
     return parts[0] if len(parts) == 1 else only(concatenate(settings.site, parts), "train")

@@ -21,9 +21,10 @@ from pydicom.dataset import Dataset
 
 from imaging.decoding import is_encoded, stored
 from imaging.dicom import failures, items, number, numbers, read_header, read_whole, text
+from imaging.ingest.space import Grid, resampled
 from imaging.reasons import Reason
 from imaging.series import Stack, geometry
-from imaging.volume import LPS_TO_RAS, Affine, Volume, resampled
+from imaging.volume import LPS_TO_RAS, Affine, Volume
 from protocol.errors import DicomError
 
 Mask = NDArray[np.bool_]
@@ -127,19 +128,17 @@ def _segments(path: Path, header: Dataset, stack: Stack, wanted: Wanted) -> list
     if is_encoded(header):
         raise DicomError(Reason.UNKNOWN_SYNTAX, "a compressed segmentation is not read: decompress it")
     stored(path)  # holds what its header claims against what is there
-    grid = LPS_TO_RAS @ geometry(stack), _shape(stack)
+    grid = Grid(_shape(stack), LPS_TO_RAS @ geometry(stack))
     dataset = read_whole(path)
     with failures(Reason.UNREADABLE):
         segmentation = hd.seg.Segmentation.from_dataset(dataset, copy=False)
-        return [_segment(segmentation, each, *grid) for each in outlines(header) if wanted(each)]
+        return [_segment(segmentation, each, grid) for each in outlines(header) if wanted(each)]
 
 
-def _segment(
-    segmentation: hd.seg.Segmentation, outline: Outline, affine: Affine, shape: tuple[int, int, int]
-) -> Annotation:
+def _segment(segmentation: hd.seg.Segmentation, outline: Outline, grid: Grid) -> Annotation:
     volume = segmentation.get_volume(segment_numbers=[outline.number])
     values = volume.array[..., 0].astype(np.float32)
-    found = resampled(Volume(values, LPS_TO_RAS @ volume.affine), affine, shape, nearest=True)
+    found = resampled(Volume(values, LPS_TO_RAS @ volume.affine), grid, labels=True)
     return Annotation(outline.number, outline.label, outline.codes, mask=found.values >= HALF)
 
 

@@ -115,12 +115,26 @@ def assemble(
     spacing_mm: tuple[float, ...] | None = None,
 ) -> Cohort:
     """Make a cohort of each patient's cases; patients stand in the order of their names."""
-    names = tuple(sorted(name for name in patients if len(patients[name])))
-    if not names:
-        raise _nobody(site)
-    owners = torch.repeat_interleave(torch.tensor([len(patients[name]) for name in names]))
+    somebody = {name: patients[name] for name in sorted(patients) if len(patients[name])}
+    if not somebody:
+        raise nobody(site)
+    counts = {name: len(cases) for name, cases in somebody.items()}
+    return of_patients(site, recipe, counts, join([*somebody.values()]), split, spacing_mm=spacing_mm)
+
+
+def of_patients(
+    site: str,
+    recipe: Recipe,
+    counts: Mapping[str, int],
+    cases: Batch,
+    split: Mapping[str, int],
+    *,
+    spacing_mm: tuple[float, ...] | None,
+) -> Cohort:
+    """Make a cohort of everybody's cases; `counts`: patient -> how many, in the order of the rows."""
+    names = tuple(name for name, count in counts.items() if count)
+    owners = torch.repeat_interleave(torch.tensor([counts[name] for name in names]))
     splits = torch.tensor([split[name] for name in names])
-    cases = join([patients[name] for name in names])
     return Cohort(site, tuple(recipe.modalities), names, owners, splits[owners], cases, spacing_mm)
 
 
@@ -130,7 +144,7 @@ def concatenate(site: str, cohorts: Sequence[Cohort]) -> Cohort:
     Equal names at two sites are two patients.
     """
     if not cohorts:
-        raise _nobody(site)
+        raise nobody(site)
     offsets = [sum(len(c.patients) for c in cohorts[:i]) for i in range(len(cohorts))]
     spacings = {cohort.spacing_mm for cohort in cohorts}
     return Cohort(
@@ -200,7 +214,8 @@ def checked(cohort: Cohort, recipe: Recipe) -> Cohort:
     _as_wide_as_declared(cohort, recipe)
     for column, name in enumerate(cohort.modalities):
         present = cohort.cases.present[:, column]
-        wild = ~cohort.cases.inputs[name].flatten(1).isfinite().all(1) & present
+        # Case by case: all at once would need a quarter of the cohort's size in memory.
+        wild = ~torch.stack([case.isfinite().all() for case in cohort.cases.inputs[name]]) & present
         _none(wild, cohort, f"hold NaN or infinite values in '{name}'", "remove or repair them")
     for name, head in recipe.heads.items():
         target, labelled = cohort.cases.targets[name], cohort.cases.labelled[name]
@@ -240,7 +255,8 @@ def renamed(cohort: Cohort, site: str) -> Cohort:
     return replace(cohort, site=site)
 
 
-def _nobody(site: str) -> DataError:
+def nobody(site: str) -> DataError:
+    """Return the error of a site that has no cases."""
     return DataError(f"site '{site}' has no patient with anything that the recipe uses: check its folder")
 
 

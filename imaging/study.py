@@ -120,15 +120,15 @@ def _study(
     stack = series[onto].stack
     shape = stack.frames[0].columns, stack.frames[0].rows, len(stack.frames)
     return Study(
-        reference,
-        onto,
-        series,
-        {name: found[name].volume for name in used},
-        {name: found[name].steps for name in used},
-        lacking,
-        found[reference].volume.affine,
-        Grid(shape, LPS_TO_RAS @ geometry(stack)),
-        found[onto].motion,
+        reference=reference,
+        onto=onto,
+        series=series,
+        volumes={name: found[name].volume for name in used},
+        steps={name: found[name].steps for name in used},
+        lacking=lacking,
+        affine=found[reference].volume.affine,
+        stored=Grid(shape, LPS_TO_RAS @ geometry(stack)),
+        motion=found[onto].motion,
     )
 
 

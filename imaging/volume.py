@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.funcs import as_closest_canonical
 from nibabel.nifti1 import Nifti1Image
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
-from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 from scipy.ndimage import shift  # pyright: ignore[reportMissingTypeStubs]
 
@@ -17,8 +14,6 @@ Vector = NDArray[np.float64]
 """`(3,)`, in mm."""
 Affine = NDArray[np.float64]
 """`(4, 4)`: voxel indices (x, y, z, 1) -> mm to the patient's right, front and top (RAS+), as in NIfTI."""
-
-Kind = TypeVar("Kind", bound=np.generic)
 
 SAME_MM = 0.01
 """Grids that differ by less are one grid."""
@@ -84,25 +79,6 @@ def canonical(volume: Volume) -> Volume:
     return Volume(values, np.asarray(image.affine))
 
 
-def turned_back(values: NDArray[Kind], affine: Affine) -> NDArray[Kind]:
-    """Undo `canonical` of a volume at `affine` for `values` `(X, Y, Z, ...)` on the canonical grid."""
-    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(affine))
-    return np.ascontiguousarray(apply_orientation(values, back))
-
-
 def save_labels(path: Path, labels: NDArray[np.uint8], affine: Affine) -> None:
     """Write a label map as a NIfTI file."""
     Nifti1Image(labels, affine).to_filename(path)
-
-
-def resampled(volume: Volume, affine: Affine, shape: tuple[int, ...], *, nearest: bool = False) -> Volume:
-    """Return `volume` on another grid, between its voxels interpolated linearly or by the nearest.
-
-    Where it has no values there is 0, which in an image means that nothing was measured.
-    """
-    if volume.values.shape == shape and np.abs(volume.affine - affine).max() < SAME_MM:
-        return Volume(volume.values, affine)
-    image = Nifti1Image(volume.values, volume.affine)
-    # scipy's plain "constant" drops a whole outer slice that lies beyond the edge by a rounding error.
-    there = resample_from_to(image, (shape, affine), order=0 if nearest else 1, mode="grid-constant")
-    return Volume(np.asarray(there.dataobj, np.float32), affine)

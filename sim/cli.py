@@ -54,14 +54,16 @@ def phantom(
     sites: int = 4,
     patients: int = 24,
     seed: int = 0,
-    dicom: Annotated[Path | None, typer.Option(help="where to write the scans as DICOM, too")] = None,
+    dicom: Annotated[Path | None, typer.Option(help="where to write it all as DICOM, too")] = None,
 ) -> None:
     """Write a synthetic multi-modal federation with known truth."""
     write_phantom(folder, sites=sites, patients=patients, seed=seed)
     if dicom is not None:
         from sim.phantom_dicom import write_archive  # noqa: PLC0415 - nobody else waits for pydicom
+        from sim.phantom_outlines import write_outlines  # noqa: PLC0415
 
         write_archive(folder, dicom)
+        write_outlines(folder, dicom)
 
 
 def resume(

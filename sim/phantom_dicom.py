@@ -66,7 +66,7 @@ def write_series(folder: Path, volume: Volume, modality: str, vendor: str, patie
     Raises `ValueError` for values that are no whole numbers of 15 bits: they would not come back exactly.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    header = _header(modality, vendor, patient)
+    header = header_of(modality, vendor, patient)
     for path, dataset in _SHAPES[vendor](header, volume):
         dataset.save_as(folder / path, enforce_file_format=True)
 
@@ -84,11 +84,12 @@ def _write_patient(source: Path, target: Path, vendor: str) -> None:
 # -- Headers ---------------------------------------------------------------------------------
 
 
-def _uid(*entropy: str) -> uid.UID:
+def uid_of(*entropy: str) -> uid.UID:
+    """Return the UID that follows from some words."""
     return uid.generate_uid(entropy_srcs=list(entropy))
 
 
-def _header(modality: str, vendor: str, patient: str) -> Dataset:
+def header_of(modality: str, vendor: str, patient: str) -> Dataset:
     """Return what all files of a series have in common (PS3.3 C.7, C.8.3)."""
     header, protocol = Dataset(), PROTOCOLS[modality]
     header.SpecificCharacterSet = "ISO_IR 192"
@@ -98,9 +99,9 @@ def _header(modality: str, vendor: str, patient: str) -> Dataset:
     header.ImageType = ["ORIGINAL", "PRIMARY", "M"]
     header.PatientName, header.PatientID = f"PHANTOM^{patient}", patient
     header.PatientBirthDate, header.PatientSex = "19500101", "O"
-    header.StudyInstanceUID = _uid(patient)
-    header.SeriesInstanceUID = _uid(patient, modality)
-    header.FrameOfReferenceUID = _uid(patient, "frame")
+    header.StudyInstanceUID = uid_of(patient)
+    header.SeriesInstanceUID = uid_of(patient, modality)
+    header.FrameOfReferenceUID = uid_of(patient, "frame")
     header.StudyDate, header.StudyTime, header.StudyID = "20200101", "120000", "1"
     header.AccessionNumber, header.ReferringPhysicianName = "A1", ""
     header.SeriesNumber, header.PositionReferenceIndicator = MODALITIES.index(modality) + 1, ""
@@ -129,28 +130,29 @@ def _image(values: NDArray[np.float32], *, signed: bool = True) -> Dataset:
     return image
 
 
-def _decimals(values: Iterable[float]) -> list[str]:
+def decimals(values: Iterable[float]) -> list[str]:
+    """Return numbers as DICOM writes them."""
     return [format_number_as_ds(float(value)) for value in values]
 
 
-def _place(affine: Affine, z: int) -> tuple[list[str], list[str], list[str], str]:
+def place_of(affine: Affine, z: int) -> tuple[list[str], list[str], list[str], str]:
     """Return position, orientation, pixel spacing and step of slice `z`, in DICOM's LPS."""
     lps = LPS_TO_RAS @ affine
     lengths = np.linalg.norm(lps[:3, :3], axis=0)
     axes = (lps[:3, :2] / lengths[:2]).T
     position = lps[:3, 3] + z * lps[:3, 2]
     step = float(np.cross(*axes) @ lps[:3, 2])
-    spacing = _decimals((lengths[1], lengths[0]))
-    return _decimals(position), _decimals(axes.ravel()), spacing, format_number_as_ds(abs(step))
+    spacing = decimals((lengths[1], lengths[0]))
+    return decimals(position), decimals(axes.ravel()), spacing, format_number_as_ds(abs(step))
 
 
-def _file(header: Dataset, image: Dataset, syntax: uid.UID, number: int) -> Dataset:
+def file_of(header: Dataset, image: Dataset, syntax: uid.UID, number: int) -> Dataset:
     """Return a data set that can be saved: the two parts, an instance's own numbers, meta information."""
     dataset = Dataset()
     dataset.update(header)
     dataset.update(image)
     dataset.InstanceNumber = number
-    dataset.SOPInstanceUID = _uid(header.SeriesInstanceUID, str(number))
+    dataset.SOPInstanceUID = uid_of(header.SeriesInstanceUID, str(number))
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
@@ -166,11 +168,11 @@ Files = Iterable[tuple[str, Dataset]]
 def _slice(header: Dataset, volume: Volume, z: int, number: int, syntax: uid.UID) -> Dataset:
     """Return the file of one slice."""
     image = _image(volume.values[:, :, z].T)
-    image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, step = _place(
+    image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing, step = place_of(
         volume.affine, z
     )
     image.SliceThickness = image.SpacingBetweenSlices = step
-    return _file(header, image, syntax, number)
+    return file_of(header, image, syntax, number)
 
 
 def _siemens(header: Dataset, volume: Volume) -> Files:
@@ -198,7 +200,7 @@ def _canon(header: Dataset, volume: Volume) -> Files:
     header.SOPClassUID = uid.EnhancedMRImageStorage
     image = _image(volume.values.transpose(2, 1, 0))
     image.NumberOfFrames = volume.values.shape[2]
-    _, orientation, spacing, step = _place(volume.affine, 0)
+    _, orientation, spacing, step = place_of(volume.affine, 0)
     plane, measures, echo, shared = Dataset(), Dataset(), Dataset(), Dataset()
     plane.ImageOrientationPatient = orientation
     measures.PixelSpacing, measures.SliceThickness, measures.SpacingBetweenSlices = spacing, step, step
@@ -209,12 +211,12 @@ def _canon(header: Dataset, volume: Volume) -> Files:
     image.PerFrameFunctionalGroupsSequence = Sequence(
         [_frame(volume.affine, z) for z in range(volume.values.shape[2])]
     )
-    yield "1.dcm", _file(header, image, uid.ExplicitVRLittleEndian, 1)
+    yield "1.dcm", file_of(header, image, uid.ExplicitVRLittleEndian, 1)
 
 
 def _frame(affine: Affine, z: int) -> Dataset:
     position, content, groups = Dataset(), Dataset(), Dataset()
-    position.ImagePositionPatient = _place(affine, z)[0]
+    position.ImagePositionPatient = place_of(affine, z)[0]
     content.StackID, content.InStackPositionNumber = "1", z + 1
     groups.PlanePositionSequence, groups.FrameContentSequence = Sequence([position]), Sequence([content])
     return groups

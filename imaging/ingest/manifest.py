@@ -50,22 +50,36 @@ def write_manifest(
     return manifest
 
 
+def content(folder: Path) -> str:
+    """Return what the manifest calls the cohort's content.
+
+    Raises:
+        DataError: there is no manifest, or none that can be read.
+    """
+    return _read(folder)[0]["content"]
+
+
 def verify(folder: Path) -> Manifest:
     """Return the manifest of a cohort whose files are as it says.
 
     Raises:
         DataError: there is none, or a file is missing or has changed; the message counts, and names nobody.
     """
-    try:
-        manifest: Manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        expected = dict(_files(manifest))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"no readable '{NAME}' in the cohort's folder: run `consilium site ingest`") from None
+    manifest, expected = _read(folder)
     wrong = sum(not _is(folder / name, digest) for name, digest in expected.items())
     if wrong:
         msg = f"{wrong} of {len(expected)} files of the cohort are not as its manifest says"
         raise DataError(f"{msg}: put them back, or run `consilium site ingest` with --rebuild")
     return manifest
+
+
+def _read(folder: Path) -> tuple[Manifest, dict[str, str]]:
+    """Return a manifest, and the hash of each file that it names."""
+    try:
+        manifest: Manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return {**manifest, "content": str(manifest["content"])}, dict(_files(manifest))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"no readable '{NAME}' in the cohort's folder: run `consilium site ingest`") from None
 
 
 def made_by(folder: Path, method: Method) -> bool:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from imaging.dicom import text
-from imaging.ingest import space
 from imaging.ingest.settings import Method
 from imaging.reasons import Reason
 from imaging.recognised import Series
 from imaging.series import Stack, read_volume
-from imaging.volume import Volume, straightened
+from imaging.volume import Volume, canonical, straightened
 from protocol.errors import DicomError
 
 MOST_VOXELS = 2**28
@@ -103,7 +102,7 @@ def taken(
     for name in names:
         for scan in named[name]:
             try:
-                volume = space.canonical(straightened(scan.load()))
+                volume = canonical(straightened(scan.load()))
             except DicomError as error:
                 aside(name, *told(error))
                 continue

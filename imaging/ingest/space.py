@@ -1,6 +1,5 @@
 """Scans of one patient on one grid.
 
-    canonical    axes turned to the project's: x to the right, y to the front, z up; no value changes
     Grid         shape and affine; a reference's own, or with voxels of another size over the same field
     resampled    linearly, label maps to the nearest voxel; outside of the scan is its darkest value
     registered   a rigid motion that makes two scans tell most about each other (Mattes' mutual
@@ -15,8 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK
-from nibabel.funcs import as_closest_canonical
-from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from imaging.volume import LPS_TO_RAS, Affine, Volume
@@ -42,12 +39,6 @@ class Grid:
     def is_of(self, volume: Volume) -> bool:
         """Tell whether a volume lies on this grid."""
         return volume.values.shape == self.shape and bool(np.abs(volume.affine - self.affine).max() < SAME_MM)
-
-
-def canonical(volume: Volume) -> Volume:
-    """Return the same voxels, in the order of the project's axes."""
-    image = as_closest_canonical(Nifti1Image(volume.values, volume.affine))
-    return Volume(np.ascontiguousarray(image.dataobj, np.float32), np.asarray(image.affine))
 
 
 def grid_of(volume: Volume, spacing_mm: tuple[float, float, float] | None) -> Grid:
@@ -118,12 +109,6 @@ def box(values: NDArray[np.float32], margin: tuple[int, ...]) -> Box:
         slice(max(0, int(found[0]) - wide), min(int(found[-1]) + wide + 1, length))
         for found, wide, length in zip(planes, margin, values.shape, strict=True)
     )
-    return x, y, z
-
-
-def around(one: Box, other: Box) -> Box:
-    """Return the box of both."""
-    x, y, z = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
     return x, y, z
 
 

@@ -7,6 +7,7 @@ None: a hospital's own folder. Its messages say which site, what and how many, n
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from imaging.cohort import Cohort, checked, renamed, with_pretexts
 from imaging.sources import ingested, nifti, slices, table
@@ -22,6 +23,8 @@ SOURCES: dict[str, Callable[..., Cohort]] = {
 }
 """Name -> `read(root, recipe, site, *, options) -> Cohort`."""
 
+MAPPED = {"ingested"}
+
 SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
     "slices": slices.sites,
     "nifti": nifti.sites,
@@ -32,11 +35,15 @@ SITES: dict[str, Callable[[Path, Recipe], list[str]]] = {
 """Name -> `sites(root, recipe)`: the names of the sites found in a folder."""
 
 
-def read_cohort(root: Path, recipe: Recipe, site: str | None) -> Cohort:
-    """Read what the recipe needs of `site`; `DataError` where the files do not give it."""
+def read_cohort(root: Path, recipe: Recipe, site: str | None, arrays: Path | None = None) -> Cohort:
+    """Read what the recipe needs of `site`; `DataError` where the files do not give it.
+
+    `arrays`: a folder where a reader that maps arrays (`MAPPED`) keeps them; None: all is read into memory.
+    """
     _folder(root)
     labels = {name: head for name, head in recipe.heads.items() if head.kind != "pretext"}
-    given = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
+    given: dict[str, Any] = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
+    given |= {"arrays": arrays} if recipe.data.name in MAPPED else {}
     cohort: Cohort = build(SOURCES, recipe.data, "data", **given)
     return checked(with_pretexts(renamed(cohort, site or root.name), recipe), recipe)
 

@@ -16,7 +16,7 @@ leaves that case out of its head, an incomplete table row is no table. Columns a
 name: `labels.csv` has one for every head, a table's are used in alphabetical order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,23 @@ def read(
         slices: at most so many cases a patient, evenly spread; null: all.
         split_seed: another number gives another split by patient.
     """
+    name = site or root.name
+    patients = list(read_patients(root, recipe, site, size=size, spacing_mm=spacing_mm, slices=slices))
+    cases = {patient: each for patient, each, _ in patients}
+    spacing = one_spacing(name, {each for _, _, each in patients if each}, size)
+    return assemble(name, recipe, cases, split_patients(cases, split_seed), spacing)
+
+
+def read_patients(
+    root: Path,
+    recipe: Recipe,
+    site: str | None,
+    *,
+    size: tuple[int, ...],
+    spacing_mm: Spacing | None,
+    slices: int | None,
+) -> Iterator[tuple[str, Batch, Spacing | None]]:
+    """Yield each patient's name, cases and size of a voxel, in the order of the names; see `read`."""
     if len(size) not in (SLICE, VOLUME):
         msg = f"size expected [X, Y] for axial slices or [X, Y, Z] for volumes, found {len(size)} numbers"
         raise ValueError(msg)
@@ -103,18 +120,19 @@ def read(
         msg = f"site '{name}' has no folder: create it, with a folder for each patient"
         raise DataError(msg)
     paths, sheets = _patients(folder), _sheets(folder, recipe)
-    cases, spacings = dict[str, Batch](), set[Spacing]()
     for place, path in enumerate(paths, 1):
         rows = {sheet: by_patient.get(path.name) for sheet, by_patient in sheets.items()}
         where = f"site '{name}', patient folder {place} of {len(paths)}"
         patient = _read_patient(path, recipe, rows, spacing_mm, where)
-        cases[path.name] = _spread(_cases(patient, recipe, size), slices)
-        spacings |= {patient.spacing_mm} if patient.spacing_mm else set()
+        yield path.name, _spread(_cases(patient, recipe, size), slices), patient.spacing_mm
+
+
+def one_spacing(name: str, spacings: Collection[Spacing], size: tuple[int, ...]) -> Spacing | None:
+    """Return the size of a case's voxels, the same for all of a site's; None where no scan tells."""
     if len(spacings) > 1:
         msg = f"site '{name}' has scans of {len(spacings)} voxel sizes: set data.spacing_mm to resample them"
         raise DataError(msg)
-    spacing = spacings.pop()[: len(size)] if spacings else None
-    return assemble(name, recipe, cases, split_patients(cases, split_seed), spacing)
+    return next(iter(spacings))[: len(size)] if spacings else None
 
 
 # -- Files -----------------------------------------------------------------------------------

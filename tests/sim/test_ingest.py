@@ -1,4 +1,4 @@
-"""From three hospitals' archives to one model and back: DICOM, ingest, a federated round, DICOM SEG."""
+"""From three hospitals' archives to one model and back: DICOM alone, ingest, a federated round, DICOM SEG."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from nibabel.loadsave import load
 from server.record import read_record
 from sim.phantom import write_phantom
 from sim.phantom_dicom import write_archive
+from sim.phantom_outlines import write_outlines
 from tests.imaging.ingest.exports import brought, desk, product
 from tests.imaging.test_segmentation import points
 from tests.sim.command import RECIPE, done
@@ -21,25 +22,17 @@ pytestmark = pytest.mark.slow
 SITES, PATIENTS = 3, 4
 
 
-def write_labels(truth: Path, target: Path) -> None:
-    """Label maps and grades under the numbers by which the archive knows its patients."""
-    for patient in sorted(path for path in truth.iterdir() if path.is_dir()):
-        folder = target / f"{truth.name}-{patient.name}"
-        folder.mkdir(parents=True)
-        shutil.copy(patient / "tumour.nii.gz", folder)
-
-
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each site ingests its own archive under its own key."""
     root = tmp_path_factory.mktemp("hospitals")
     write_phantom(root / "truth", sites=SITES, patients=PATIENTS, size=16)
     write_archive(root / "truth", root / "archive")
+    write_outlines(root / "truth", root / "archive")
     for number in range(1, SITES + 1):
         name = f"site_{number}"
-        write_labels(root / "truth" / name, root / "labels" / name)
-        at = desk(root / name, "{}")
-        brought([root / "archive" / name, root / "labels" / name], at)
+        at = desk(root / name, "segments: {tumour: [[tumour]]}")
+        brought([root / "archive" / name], at)
         shutil.copytree(at.folder, root / "cohorts" / name)
     return root / "cohorts"
 

@@ -16,6 +16,7 @@ from imaging.volume import Volume
 from protocol.errors import DicomError
 from sim.phantom import MODALITIES, lacking, write_phantom
 from sim.phantom_dicom import VENDORS, write_archive, write_series
+from sim.phantom_outlines import FOLDER
 
 PATIENT = "patient_001"
 
@@ -93,7 +94,8 @@ def test_the_command_line_writes_an_archive_beside_the_truth(tmp_path: Path) -> 
     )
 
     assert done.exit_code == 0, done.output
-    assert len(read(tmp_path / "dicom")) == len(MODALITIES)
+    folders = sorted(path.name for path in (tmp_path / "dicom" / "site_1" / PATIENT).iterdir())
+    assert folders == ["001", "002", "003", "004", FOLDER]
 
 
 def test_what_cannot_be_stored_exactly_is_not_written(tmp_path: Path) -> None:
