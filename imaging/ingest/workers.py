@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Queue
 from typing import IO, Any
 
 from imaging.ingest.admit import admit, crashed
@@ -88,7 +88,7 @@ class Crew:
 
     def __init__(self, desk: Desk, workers: int) -> None:
         self._desk, self._workers = desk, workers
-        self._idle, self._hired = SimpleQueue[Worker](), 0
+        self._idle, self._hired = Queue[Worker](), 0
 
     def through(self, job: str, items: Sequence[Any], piece: int) -> Iterator[list[Any]]:
         """Yield the results of `JOBS[job]`, piece by piece in the items' order."""

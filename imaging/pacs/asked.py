@@ -19,7 +19,7 @@ MODALITIES = ("MR", "CT", "PT", "SEG", "RTSTRUCT")
 """DICOM's words for what a cohort is made of; series of others are not fetched."""
 MOST_LIST = 16 * 2**20
 _HEADINGS = {PATIENT, "accession"}
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Asked:
         """Tell whether a study that an archive lists is one of these, as far as the archive tells."""
         found, there = row["StudyDate"], {*row["ModalitiesInStudy"].split("\\")} - {""}
         return (
-            _UID.fullmatch(row["StudyInstanceUID"]) is not None
+            is_uid(row["StudyInstanceUID"])
             and (not found or _day(self.since) <= found <= (_day(self.until) or "99999999"))
             and (not self.patients or row["PatientID"] in {"", *self.patients})
             and (not self.accessions or row["AccessionNumber"] in {"", *self.accessions})

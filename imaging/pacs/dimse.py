@@ -129,6 +129,7 @@ class Dimse:
     @contextmanager
     def _associated(self, kinds: Sequence[uid.UID], *, receives: bool = False) -> Generator[Association]:
         """Connect, so that what is stored may come back on the same connection if `receives`."""
+        self._reach()
         entity = self._entity()
         for kind in kinds:
             entity.add_requested_context(kind)
@@ -152,6 +153,16 @@ class Dimse:
         finally:
             line.release() if line.is_established else line.abort()
 
+    def _reach(self) -> None:
+        """See whether anybody is there: pynetdicom would not say why not, and leave the socket open."""
+        try:
+            socket.create_connection((self._to.host, self._to.port), ANSWER_S).close()
+        except OSError as error:
+            raise PacsError(
+                f"{self._name} does not answer at {self._to.host}:{self._to.port} ({error.strerror}): "
+                "address, port, network, firewall?"
+            ) from None
+
     def _entity(self) -> AE:
         entity = AE(self._to.calling)
         entity.connection_timeout = entity.acse_timeout = ANSWER_S
@@ -162,7 +173,7 @@ class Dimse:
     def _refused(self, line: Association) -> str:
         if line.is_rejected:
             return f"refuses {self._to.calling}: is that known to it, and {self._to.aet} its own title?"
-        return f"does not answer at {self._to.host}:{self._to.port}: address, port, TLS, firewall?"
+        return "ends the connection before it is agreed: is it a PACS, does it want TLS, or not?"
 
     def _get(self, keys: Row) -> int | None:
         with self._associated([GET], receives=True) as line:

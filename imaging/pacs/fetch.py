@@ -8,7 +8,7 @@ and tried again by the next run; the others go on.
 
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,27 +69,27 @@ class Source:
         if images and journal.fetched(key) == images:
             return
         spool = Spool(_folder(desk, study), self.pacs.most_bytes, desk.pseudonyms)
-        missing = self._bring(archive, desk, journal, _uid(study), spool)
+
+        def known(image: str) -> bool:
+            return journal.file(_digest(desk, spool, image)) is not None
+
+        missing = self._bring(archive, spool, _uid(study), known)
         yield spool.folder
         spool.drop()
         why = "; ".join(sorted(missing))
         journal.came(key, "" if missing else images, why, missing.total())
 
     def _bring(
-        self, archive: Archive, desk: Desk, journal: Journal, study: str, spool: Spool
+        self, archive: Archive, spool: Spool, study: str, known: Callable[[str], bool]
     ) -> Counter[str]:
         """Fetch what is neither in the spool nor known; return why some of it is not there, and how much."""
         missing = Counter[str]()
         try:
-            wanted = _by_series(archive, study, self.asked)
+            for series, images in _by_series(archive, study, self.asked).items():
+                new = [image for image in images if not (spool.has(image) or known(image))]
+                missing += archive.fetch(study, series, new, spool) if new else Counter()
         except DicomError as error:
-            return Counter({_why(error): 1})
-        for series, images in wanted.items():
-            new = [
-                each for each in images if not (spool.has(each) or journal.file(_digest(desk, spool, each)))
-            ]
-            if new:
-                missing += archive.fetch(study, series, new, spool)
+            missing[_why(error)] += 1
         return missing
 
 

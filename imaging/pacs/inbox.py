@@ -5,6 +5,7 @@ was agreed, or an image larger than there is room for, ends its connection: pyne
 hold in memory whatever length a message claims to have, and store whatever is sent.
 """
 
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -31,11 +32,16 @@ class Inbox:
         self._spool: Spool | None = None
         self._awaited = set[str]()
         self._arrived = Counter[int]()
+        self._sockets: dict[int, socket.socket] = {}
 
     @property
     def handlers(self) -> list[Any]:
         """What a connection needs, of either direction."""
-        return [(evt.EVT_C_STORE, self._store), (evt.EVT_CONN_OPEN, self._opened)]
+        return [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_OPEN, self._opened),
+            (evt.EVT_CONN_CLOSE, self._closed),
+        ]
 
     @contextmanager
     def awaiting(self, images: Sequence[str], spool: Spool) -> Generator[None]:
@@ -67,13 +73,20 @@ class Inbox:
         """Put a bound before whatever reads from a new connection."""
         line, key = event.assoc.dul.socket, id(event.assoc)
         receive = line.recv
-        self._arrived[key] = 0
+        self._arrived[key], self._sockets[key] = 0, line.socket
 
         def bounded(size: int) -> bytearray:
             self._arrived[key] += size
             room = self._spool.room if self._spool else 0
             if size > MOST_PDU + MARGIN or self._arrived[key] > room + MOST_PDU:
+                line.close()
                 raise OSError("larger than was agreed, or than there is room for")
             return receive(size)
 
         line.recv = bounded
+
+    def _closed(self, event: Any) -> None:
+        """Close the socket, which pynetdicom leaves open where the other end was faster."""
+        opened = self._sockets.pop(id(event.assoc), None)
+        if opened is not None:
+            opened.close()
