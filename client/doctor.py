@@ -48,7 +48,7 @@ def examine(home: SiteHome, recipe: Recipe | None = None, now: datetime | None =
     yield private(home.auth_key, RESTORE)
     yield _policy(home.policy)
     yield _data(home, recipe)
-    yield from _archives(home.pacs)
+    yield from archives(home.pacs)
     yield _membership(home, now)
     yield _proxy(machine)
     yield from _coordinator(home, machine, now)
@@ -105,7 +105,7 @@ def _data(home: SiteHome, recipe: Recipe | None) -> Check:
     return ok("data", f"{entries} entries; read by a recipe's reader with --recipe")
 
 
-def _archives(path: Path) -> Iterator[Check]:
+def archives(path: Path) -> Iterator[Check]:
     """Ask every PACS whether it hears this site."""
     if not path.exists():
         return

@@ -45,6 +45,7 @@ STORED = (
     *(uid.SegmentationStorage, uid.RTStructureSetStorage),
 )
 """What is received: `imaging.pacs.asked.MODALITIES`."""
+NOBODYS = "2.25.0"
 ECHO = uid.UID("1.2.840.10008.1.1")
 FIND, MOVE, GET = (uid.UID(f"1.2.840.10008.5.1.4.1.2.2.{way}") for way in (1, 2, 3))
 """DICOM's services, the latter at the level of studies (PS3.6 A)."""
@@ -60,13 +61,19 @@ class Dimse:
         self._name = f"the PACS '{pacs.name}'"
 
     def ping(self) -> str:
-        """Ask by C-ECHO whether it hears us."""
+        """Ask by C-ECHO whether it hears us; and by C-FIND, for nobody's study, whether we may ask."""
         with self._associated([ECHO]) as line:
             status = line.send_c_echo()
         if text(status, "Status") != "0":
             raise PacsError(f"{self._name} does not answer C-ECHO: is {self._to.aet} its title?")
+        try:
+            [*self.find("STUDY", {"StudyInstanceUID": NOBODYS})]
+        except DicomError:
+            raise PacsError(
+                f"{self._name} answers no question of ours: is {self._to.calling} known to it?"
+            ) from None
         way = f"C-MOVE to {self._to.listen}" if self._to.door else "C-GET"
-        return f"answers C-ECHO as {self._to.aet}; {way}, {'TLS' if self._to.tls else 'not encrypted'}"
+        return f"answers C-FIND as {self._to.aet}; {way}, {'TLS' if self._to.tls else 'not encrypted'}"
 
     def find(self, level: Level, keys: Row) -> Iterator[Row]:
         """See `Archive`."""

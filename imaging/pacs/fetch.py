@@ -43,7 +43,8 @@ class Source:
             SettingsError: pacs.yaml is wrong.
         """
         with connected(self.pacs) as archive:
-            studies = listed(archive, self.asked)
+            studies, unlisted = listed(archive, self.asked)
+            journal.came(f"of {self.pacs.name}", "", "the PACS could not list a study", unlisted)
             for done, study in enumerate(studies):
                 watch("studies", done, len(studies))
                 yield from self._study(archive, desk, journal, study)
@@ -53,7 +54,7 @@ class Source:
     def find(self, desk: Desk, digest: str) -> str | None:
         """Return which study a digest in a report stands for, or an image of it."""
         with connected(self.pacs) as archive:
-            for study in listed(archive, self.asked):
+            for study in listed(archive, self.asked)[0]:
                 spool = Spool(_folder(desk, study), self.pacs.most_bytes, desk.pseudonyms)
                 spool.drop()
                 for series, image in _images(archive, study["StudyInstanceUID"], self.asked):
@@ -104,13 +105,14 @@ def connected(pacs: Pacs) -> Generator[Archive]:
             yield archive
 
 
-def listed(archive: Archive, asked: Asked) -> list[Row]:
-    """Return the studies that are asked for, each once."""
+def listed(archive: Archive, asked: Asked) -> tuple[list[Row], int]:
+    """Return the studies that are asked for, each once, and how many the archive could not list."""
     try:
         rows = [row for keys in asked.queries() for row in archive.find("STUDY", keys)]
     except DicomError as error:
         raise PacsError(f"the PACS does not list its studies: {_why(error)}") from None
-    return [*{_uid(row): row for row in rows if asked.wants(row)}.values()]
+    studies = [*{_uid(row): row for row in rows if asked.wants(row)}.values()]
+    return studies, sum(not _uid(row) for row in rows)
 
 
 def _images(archive: Archive, study: str, asked: Asked) -> Iterator[tuple[str, str]]:

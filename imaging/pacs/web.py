@@ -39,6 +39,8 @@ PAUSES_S: tuple[float, ...] = (1.0, 4.0, 16.0)
 LINES = 4
 """Images that are fetched at once."""
 A_PAGE, MOST_JSON = 1000, 64 * 2**20
+MOST_FAILURES = 10
+"""In a row, of single entries, before an archive is taken not to list anything."""
 MOST_HEAD, MOST_TAIL = 2**14, 2**12
 """Of one part of a multipart answer (RFC 2046): its headers, and what may stand behind it."""
 PIECE = 2**18
@@ -80,20 +82,38 @@ class Web:
         return f"answers QIDO-RS at {self._url}"
 
     def find(self, level: Level, keys: Row) -> Iterator[Row]:
-        """See `Archive`; page by page, for archives limit what they list at once."""
-        path = PATHS[level].format_map(keys)
+        """See `Archive`; page by page, for archives limit what they list at once.
+
+        Some fail over a whole page because of one study in it: then one is asked for at a time, and what
+        cannot be listed is a row without values.
+        """
+        offset, size, failures, seen = 0, A_PAGE, 0, set[str]()
+        while True:
+            try:
+                rows = self._page(level, keys, offset, size)
+            except DicomError:
+                failures += size == 1
+                if failures > MOST_FAILURES:
+                    raise
+                if size == 1:
+                    offset += 1
+                    yield dict.fromkeys(WANTED[level], "")
+                size = 1
+                continue
+            new = {row[WANTED[level][0]]: row for row in rows if row[WANTED[level][0]] not in seen}
+            if not new:  # the end, or an archive that knows no pages
+                return
+            offset, failures = offset + len(rows), 0
+            seen |= new.keys()
+            yield from new.values()
+
+    def _page(self, level: Level, keys: Row, offset: int, size: int) -> list[Row]:
         conditions = {
             keyword: value for keyword, value in keys.items() if f"{{{keyword}}}" not in PATHS[level]
         }
-        uid, seen = WANTED[level][0], set[str]()
-        while True:
-            paging = {"limit": str(A_PAGE), "offset": str(len(seen)), "includefield": WANTED[level]}
-            rows = [_row(item, level) for item in self._get(path, JSON, {**conditions, **paging}, _listed)]
-            new = {row[uid]: row for row in rows if row[uid] not in seen}
-            if not new:  # the end, or an archive that knows no pages
-                return
-            seen |= new.keys()
-            yield from new.values()
+        paging = {"limit": str(size), "offset": str(offset), "includefield": WANTED[level]}
+        items = self._get(PATHS[level].format_map(keys), JSON, {**conditions, **paging}, _listed)
+        return [_row(item, level) for item in items]
 
     def fetch(self, study: str, series: str, images: Sequence[str], spool: Spool) -> Counter[str]:
         """See `Archive`."""

@@ -261,7 +261,7 @@ def test_who_is_refused_is_told_what_to_look_at(archive: Archive) -> None:
         by_get(archive, aet="OTHER").ping()
     with pytest.raises(PacsError, match="does not answer at 127"):
         by_get(archive, port=closed_port()).ping()
-    assert "C-ECHO as OLD; C-GET, not encrypted" in by_get(archive).ping()
+    assert "C-FIND as OLD; C-GET, not encrypted" in by_get(archive).ping()
 
 
 def test_a_question_that_fails_has_its_status(archive: Archive) -> None:

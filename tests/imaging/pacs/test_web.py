@@ -147,6 +147,19 @@ def test_pages_are_followed_to_the_end_and_not_beyond(
     assert len(server.asked) == (4 if knows_pages else 2)
 
 
+def test_a_study_that_breaks_its_page_is_passed_over(server: Server, pacs: Pacs) -> None:
+    """Orthanc, say, fails over all studies because of one whose file is lost."""
+    everything = ["1.1", "bad", "1.3"]
+
+    def script(_: str, query: dict[str, list[str]]) -> Answer:
+        start, size = int(query["offset"][0]), int(query["limit"][0])
+        page = everything[start : start + size]
+        return (500, {}, b"") if "bad" in page else listed(*page)
+
+    server.script = script
+    assert studies(pacs) == ["1.1", "", "1.3"]
+
+
 def test_an_image_comes_without_what_is_around_it(server: Server, pacs: Pacs, spool: Spool) -> None:
     server.script = lambda *_: wrapped(PIXELS)
 
