@@ -67,7 +67,7 @@ class Dimse:
         if text(status, "Status") != "0":
             raise PacsError(f"{self._name} does not answer C-ECHO: is {self._to.aet} its title?")
         try:
-            [*self.find("STUDY", {"StudyInstanceUID": NOBODYS})]
+            list(self.find("STUDY", {"StudyInstanceUID": NOBODYS}))
         except DicomError:
             raise PacsError(
                 f"{self._name} answers no question of ours: is {self._to.calling} known to it?"
