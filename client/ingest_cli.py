@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -25,7 +26,7 @@ from client.enrol_cli import HERE, Home
 from client.home import SiteHome
 from imaging.ingest.desk import Desk
 from imaging.ingest.manifest import Manifest
-from imaging.ingest.run import Watch, find
+from imaging.ingest.run import Watch, find, outlined
 from imaging.ingest.run import ingest as bring
 from imaging.pacs.asked import MODALITIES, Asked, distinct, read_list
 from imaging.pacs.fetch import Source
@@ -37,6 +38,8 @@ from protocol.typed import fit
 
 PACS = "pacs:"
 DAYS = ["%Y-%m-%d"]
+Wanted = tuple[list[str], datetime | None, datetime | None, Path | None, Path | None]
+"""The options of the same names: modalities, first and last day, lists of patients and accession numbers."""
 
 
 def ingest(
@@ -52,6 +55,7 @@ def ingest(
     or 1,
     rebuild: Annotated[bool, typer.Option(help="make every patient anew from the copies")] = False,
     digest: Annotated[str, typer.Option("--find", help="only say which file a digest stands for")] = "",
+    outlines: Annotated[bool, typer.Option(help="only list what outlines are called in the sources")] = False,
     modality: Annotated[list[str], typer.Option(help="from a PACS: MR, CT, ...; by default all of use")] = [],  # noqa: B006
     since: Annotated[
         datetime | None, typer.Option(formats=DAYS, help="from a PACS: studies from then on")
@@ -65,18 +69,14 @@ def ingest(
     """Read DICOM, NIfTI and tables of labels, de-identify them, and make a cohort ready for training."""
     here = SiteHome(home)
     desk = _desk(here, data, cohort, settings)
-    folders = [Path(source) for source in sources if not source.startswith(PACS)]
-    names = [source.removeprefix(PACS) for source in sources if source.startswith(PACS)]
-    wanted = (modality, since, until, patients, accessions)
-    supplies = [Source(pacs, _asked(*wanted)) for pacs in [chosen(here.pacs, name) for name in names]]
-    if not names and any(wanted):
-        raise DataError(
-            "--modality, --since, --until, --patients and --accessions are for a source pacs:NAME"
-        )
+    folders, supplies = _places(here, sources, (modality, since, until, patients, accessions))
     if digest:
         typer.echo(_found(folders, supplies, desk, digest))
         return
     console = Console()
+    if outlines:
+        console.print(_outlined(folders, desk))
+        return
     with _bar(console) as watch:
         manifest = bring(folders, desk, supplies=supplies, workers=workers, rebuild=rebuild, watch=watch)
     console.print(_summary(manifest))
@@ -85,17 +85,24 @@ def ingest(
 
 def _desk(home: SiteHome, data: Path | None, cohort: str, settings: Path | None) -> Desk:
     fit(cohort, Title, "--cohort")
-    method, blackenings = settings or _if_there(home.ingest), _if_there(home.blackenings)
+    method, blackenings = settings or home.if_there(home.ingest), home.if_there(home.blackenings)
     folder = ((data or home.cohorts) / cohort).resolve()
     return Desk.at(str(folder), str(home.pseudonyms), _text(method), _text(blackenings))
 
 
-def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _places(home: SiteHome, sources: list[str], wanted: Wanted) -> tuple[list[Path], list[Source]]:
+    """Return the folders and zip files among the sources, and the archives with what is asked of them."""
+    names = [source.removeprefix(PACS) for source in sources if source.startswith(PACS)]
+    if not names and any(wanted):
+        raise DataError(
+            "--modality, --since, --until, --patients, --accessions: for a source pacs:NAME alone"
+        )
+    supplies = [Source(chosen(home.pacs, name), _asked(*wanted)) for name in names]
+    return [Path(source) for source in sources if not source.startswith(PACS)], supplies
 
 
 def _asked(
@@ -123,6 +130,13 @@ def _found(folders: list[Path], supplies: list[Source], desk: Desk, digest: str)
     if name is None:
         raise DataError("no file of that digest under these sources: give those that it was read from")
     return name.replace("\0", ": ")
+
+
+def _outlined(sources: list[Path], desk: Desk) -> Table:
+    table = Table("called", "codes", "becomes", "files")
+    for told, files in sorted(outlined(sources, desk).items()):
+        table.add_row(*map(escape, told), str(files))
+    return table
 
 
 def _summary(manifest: Manifest) -> Table:

@@ -24,3 +24,4 @@ class Reason(StrEnum):
     REPEATED_SLICES = "repeated_slices"
 
     NOT_DERIVED = "not_derived"
+    PLUG_IN = "plug_in"
