@@ -18,6 +18,8 @@ from client.home import SiteHome
 from client.machine import Machine, read_machine, settings_of
 from client.policy import Policy, read_policy
 from client.reach import reach
+from imaging.pacs.fetch import connected
+from imaging.pacs.settings import read_pacs
 from imaging.sources import read_cohort
 from privacy.certificates import read_certificate
 from protocol.checks import Check, dated, disk, failed, note, ok, private
@@ -46,6 +48,7 @@ def examine(home: SiteHome, recipe: Recipe | None = None, now: datetime | None =
     yield private(home.auth_key, RESTORE)
     yield _policy(home.policy)
     yield _data(home, recipe)
+    yield from archives(home.pacs)
     yield _membership(home, now)
     yield _proxy(machine)
     yield from _coordinator(home, machine, now)
@@ -100,6 +103,29 @@ def _data(home: SiteHome, recipe: Recipe | None) -> Check:
     if not entries:
         return failed("data", f"{folder} is empty", remedy)
     return ok("data", f"{entries} entries; read by a recipe's reader with --recipe")
+
+
+def archives(path: Path) -> Iterator[Check]:
+    """Ask every PACS whether it hears this site."""
+    if not path.exists():
+        return
+    try:
+        archives = read_pacs(path)
+    except ConsiliumError as error:
+        yield failed("pacs.yaml", str(error), "correct the file; imaging/pacs/settings.py describes it")
+        return
+    for name, pacs in archives.items():
+        try:
+            with connected(pacs) as archive:
+                yield ok(f"PACS {name}", archive.ping())
+        except ConsiliumError as error:
+            yield failed(f"PACS {name}", *_parts(str(error)))
+
+
+def _parts(message: str) -> tuple[str, str]:
+    """Return what is wrong, and the remedy, which stands behind the last colon with a space."""
+    found, _, remedy = message.rpartition(": ")
+    return (found, remedy) if found else (message, "correct pacs.yaml, or ask whoever runs the PACS")
 
 
 def _membership(home: SiteHome, now: datetime) -> Check:

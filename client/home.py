@@ -14,6 +14,7 @@
       pseudonyms.key        what patients' stand-ins are made with; never leaves
       ingest.yaml           how scans are made ready; edited by people, may be absent
       blackenings.yaml      where devices burn text into images; edited by people, may be absent
+      pacs.yaml             the hospital's image archives (`imaging.pacs`); edited by people, may be absent
       approved.json         code that this hospital has allowed besides its own installation
       state/                memory between rounds; `arrays` in it holds cases that are mapped, may be
                             removed, and need not be backed up
@@ -104,6 +105,11 @@ class SiteHome:
     def blackenings(self) -> Path:
         """Where devices burn text into images."""
         return self.folder / "blackenings.yaml"
+
+    @property
+    def pacs(self) -> Path:
+        """The hospital's image archives."""
+        return self.folder / "pacs.yaml"
 
     @property
     def state(self) -> Path:

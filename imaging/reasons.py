@@ -6,6 +6,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     """The reason of a `DicomError`."""
 
+    NOT_SENT = "not_sent"
     NOT_DICOM = "not_dicom"
     UNREADABLE = "unreadable"
     TRUNCATED = "truncated"

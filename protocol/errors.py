@@ -5,6 +5,7 @@
     +- DataError              20  a site's files are not what the recipe needs
     |  +- DicomError          22  a DICOM file, or a series of them, is not read
     +- SettingsError          21  facts of this machine are wrong (folder, port, disk)
+    +- PacsError              23  a hospital's image archive does not answer, or refuses
     +- UpdateError            30  updates that do not fit together
     +- AdmissionError         31  a site's reply was refused
     +- QuorumError            32  too few accepted updates to go on
@@ -59,6 +60,12 @@ class SettingsError(ConsiliumError):
     """A fact of this machine is wrong: a folder, a port, a disk."""
 
     exit_code = 21
+
+
+class PacsError(ConsiliumError):
+    """A hospital's image archive does not answer, refuses, or answers nonsense; nobody's study is named."""
+
+    exit_code = 23
 
 
 class UpdateError(ConsiliumError):

@@ -3,6 +3,7 @@
     files     keyed digest of a path -> size, stamp, verdict, patient
     patients  stand-in -> signature of what it was built from, and the record of how
     cells     table, patient -> row
+    studies   keyed digest of a PACS's study -> its number of images when all had come, and what did not
 
 A row is written after the copy or the scan that it speaks of, in one transaction with its neighbours. So
 a run that is killed anywhere has at most forgotten its last few files, and reads them again. While one
@@ -33,6 +34,8 @@ create index if not exists of_patient on files (patient);
 create table if not exists patients (patient text primary key, signature text, record text) without rowid;
 create table if not exists cells (sheet text, patient text, row text,
     primary key (sheet, patient)) without rowid;
+create table if not exists studies (digest text primary key, images text, why text, missing integer)
+    without rowid;
 """
 
 
@@ -106,6 +109,24 @@ class Journal:
         """Return patient -> how it was built."""
         query = "select patient, record from patients order by patient"
         return {patient: json.loads(record) for patient, record in self._connection.execute(query)}
+
+    def fetched(self, study: str) -> str:
+        """Return how many images a study had when all of it had come; empty if it has not."""
+        found = self._connection.execute("select images from studies where digest = ?", [study])
+        return (found.fetchone() or ("",))[0]
+
+    def came(self, study: str, images: str, why: str, missing: int) -> None:
+        """Write that a study was fetched and read, with what of it the PACS did not send."""
+        with self._connection:
+            self._connection.execute(
+                "insert or replace into studies values (?, ?, ?, ?)", [study, images, why, missing]
+            )
+
+    def unsent(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return what a PACS did not send, and why -> how many, and of how many studies."""
+        query = "select why, sum(missing), count(*) from studies where missing > 0 group by why order by why"
+        rows = self._connection.execute(query)
+        return {(Reason.NOT_SENT, why): (missing, studies) for why, missing, studies in rows}
 
     def tell(self, sheet: str, rows: dict[str, dict[str, str]]) -> None:
         """Write a table's rows, each in the place of an older one."""

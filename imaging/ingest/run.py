@@ -7,10 +7,12 @@ next one goes on, and ends with the same bytes.
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from imaging.annotations import Outline, is_annotation, outlines
 from imaging.deidentify import deidentify
@@ -23,7 +25,7 @@ from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.outlines import meaning
 from imaging.ingest.tables import read_table
 from imaging.ingest.walk import Entry, opened, walk
-from imaging.ingest.workers import through
+from imaging.ingest.workers import Crew, hired
 from imaging.quality import write_report
 from imaging.reasons import Reason
 from protocol.errors import DataError, DicomError, SettingsError
@@ -33,34 +35,63 @@ Watch = Callable[[str, int, int], None]
 """Told of progress: what is being done, how many of how many are."""
 
 
-def ingest(
-    sources: Iterable[Path], desk: Desk, *, workers: int = 1, rebuild: bool = False, watch: Watch
-) -> Manifest:
-    """Bring what lies under `sources` into the cohort of `desk.folder`; return its manifest.
+class Supply(Protocol):
+    """What brings folders one after the other, each there only until the next is asked for."""
 
-    `rebuild` makes every patient anew from the copies that are there.
+    def fetch(self, desk: Desk, journal: Journal, watch: Watch) -> Iterator[Path]:
+        """Yield folders to read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run works with."""
+
+    desk: Desk
+    journal: Journal
+    crew: Crew
+    watch: Watch
+
+
+def ingest(
+    sources: Iterable[Path],
+    desk: Desk,
+    *,
+    supplies: Iterable[Supply] = (),
+    workers: int = 1,
+    rebuild: bool = False,
+    watch: Watch,
+) -> Manifest:
+    """Bring what lies under `sources`, and what `supplies` bring, into the cohort of `desk.folder`.
+
+    `rebuild` makes every patient anew from the copies that are there. Returns the cohort's manifest.
 
     Raises:
         DataError: a source is not there.
+        PacsError: an archive does not answer, or refuses.
         SettingsError: another run of this cohort is going on, or its folder cannot be written.
     """
     try:
-        return _ingest(sources, desk, workers, watch, rebuild=rebuild)
+        desk.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with opened_journal(desk.folder) as journal, hired(desk, workers) as crew:
+            return _ingest(Run(desk, journal, crew, watch), sources, supplies, rebuild=rebuild)
     except OSError as error:  # without its path, which may be a patient's
         raise SettingsError(f"{desk.folder}: {error.strerror}: make room, and run it again") from None
 
 
-def _ingest(sources: Iterable[Path], desk: Desk, workers: int, watch: Watch, *, rebuild: bool) -> Manifest:
-    desk.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with opened_journal(desk.folder) as journal:
-        shutil.rmtree(desk.work, ignore_errors=True)
-        desk.work.mkdir()
-        _read(desk, journal, sources, workers, watch)
-        _build(desk, journal, workers, watch, rebuild=rebuild)
-        shutil.rmtree(desk.work)
-        records = journal.records()
-        manifest = write_manifest(desk.folder, desk.method.plain(), records, journal.sheets())
-        write_report(desk.folder, manifest, [*journal.files()], asides(records))
+def _ingest(run: Run, sources: Iterable[Path], supplies: Iterable[Supply], *, rebuild: bool) -> Manifest:
+    desk, journal = run.desk, run.journal
+    shutil.rmtree(desk.work, ignore_errors=True)
+    desk.work.mkdir()
+    _read(run, sources)
+    for supply in supplies:
+        for folder in supply.fetch(desk, journal, run.watch):
+            _read(run, [folder])
+    _build(run, rebuild=rebuild)
+    shutil.rmtree(desk.work)
+    records = journal.records()
+    manifest = write_manifest(desk.folder, desk.method.plain(), records, journal.sheets())
+    write_report(desk.folder, manifest, [*journal.files()], {**asides(records), **journal.unsent()})
     return manifest
 
 
@@ -99,17 +130,18 @@ def _becomes(name: str, kept: Outline, meant: Mapping[str, tuple[str, int]]) -> 
 # -- Reading ---------------------------------------------------------------------------------
 
 
-def _read(desk: Desk, journal: Journal, sources: Iterable[Path], workers: int, watch: Watch) -> None:
+def _read(run: Run, sources: Iterable[Path]) -> None:
+    desk, journal = run.desk, run.journal
     new = [entry for entry in walk(sources) if not journal.knows(desk.digest(entry), entry)]
     tables, images = [e for e in new if is_table(e)], [e for e in new if not is_table(e)]
     for entry in new:
         _forget(desk, journal, entry)
     journal.note([_table(desk, journal, entry) for entry in tables])
     done = 0
-    for rows in through(desk, workers, "admit", images, FILES_A_PIECE):
+    for rows in run.crew.through("admit", images, FILES_A_PIECE):
         journal.note(FileRow(*row) for row in rows)
         done += len(rows)
-        watch("reading", done, len(images))
+        run.watch("reading", done, len(images))
 
 
 def _forget(desk: Desk, journal: Journal, entry: Entry) -> None:
@@ -138,14 +170,15 @@ def _table(desk: Desk, journal: Journal, entry: Entry) -> FileRow:
 # -- Building --------------------------------------------------------------------------------
 
 
-def _build(desk: Desk, journal: Journal, workers: int, watch: Watch, *, rebuild: bool) -> None:
+def _build(run: Run, *, rebuild: bool) -> None:
+    desk, journal = run.desk, run.journal
     known = sorted({*journal.patients(), *journal.records()})
     signatures = {patient: _signature(desk, journal.files(patient)) for patient in known}
     due = [each for each in known if rebuild or journal.signature(each) != signatures[each]]
-    built = through(desk, workers, "build", due, 1)
+    built = run.crew.through("build", due, 1)
     for done, (patient, (record,)) in enumerate(zip(due, built, strict=True), 1):
         journal.built(patient, signatures[patient], record)
-        watch("building", done, len(due))
+        run.watch("building", done, len(due))
 
 
 def _signature(desk: Desk, rows: Iterable[FileRow]) -> str:

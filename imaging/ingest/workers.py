@@ -12,11 +12,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Queue
 from typing import IO, Any
 
 from imaging.ingest.admit import admit, crashed
@@ -82,39 +83,56 @@ class Worker:
             raise EOFError from None
 
 
-def through(desk: Desk, workers: int, job: str, items: Sequence[Any], piece: int) -> Iterator[list[Any]]:
-    """Yield the results of `JOBS[job]`, piece by piece in the items' order; one worker is this process."""
-    pieces = [items[at : at + piece] for at in range(0, len(items), piece)]
-    if workers == 1:
-        yield from ([JOBS[job].work(desk, item) for item in each] for each in pieces)
-        return
-    crew = SimpleQueue[Worker]()
-    for _ in range(min(workers, len(pieces))):
-        crew.put(Worker(desk))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
+class Crew:
+    """At most `workers` processes, there until `hired` ends; one is this process itself."""
+
+    def __init__(self, desk: Desk, workers: int) -> None:
+        self._desk, self._workers = desk, workers
+        self._idle, self._hired = Queue[Worker](), 0
+
+    def through(self, job: str, items: Sequence[Any], piece: int) -> Iterator[list[Any]]:
+        """Yield the results of `JOBS[job]`, piece by piece in the items' order."""
+        pieces = [items[at : at + piece] for at in range(0, len(items), piece)]
+        if self._workers == 1:
+            yield from ([JOBS[job].work(self._desk, item) for item in each] for each in pieces)
+            return
+        while self._hired < min(self._workers, len(pieces)):
+            self._idle.put(Worker(self._desk))
+            self._hired += 1
+        with ThreadPoolExecutor(self._workers) as pool:
             try:
-                yield from pool.map(partial(_done, desk, crew, job), pieces)
+                yield from pool.map(partial(self._done, job), pieces)
             finally:
                 pool.shutdown(cancel_futures=True)
-    finally:
-        while not crew.empty():
-            crew.get().close()
+
+    def close(self) -> None:
+        """End all processes."""
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _done(self, job: str, items: Sequence[Any]) -> list[Any]:
+        """Let an idle worker do a piece; if it dies, go on item by item."""
+        worker = self._idle.get()
+        try:
+            return worker.ask(job, items)
+        except EOFError:
+            worker.close()
+            worker = Worker(self._desk)
+            if len(items) == 1:
+                return [JOBS[job].lost(self._desk, items[0])]
+        finally:
+            self._idle.put(worker)
+        return [result for item in items for result in self._done(job, [item])]
 
 
-def _done(desk: Desk, crew: SimpleQueue[Worker], job: str, items: Sequence[Any]) -> list[Any]:
-    """Let an idle worker do a piece; if it dies, go on item by item."""
-    worker = crew.get()
+@contextmanager
+def hired(desk: Desk, workers: int) -> Generator[Crew]:
+    """Give a crew, whose processes end with it."""
+    crew = Crew(desk, workers)
     try:
-        return worker.ask(job, items)
-    except EOFError:
-        worker.close()
-        worker = Worker(desk)
-        if len(items) == 1:
-            return [JOBS[job].lost(desk, items[0])]
+        yield crew
     finally:
-        crew.put(worker)
-    return [result for item in items for result in _done(desk, crew, job, [item])]
+        crew.close()
 
 
 # -- In the worker ---------------------------------------------------------------------------

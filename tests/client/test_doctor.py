@@ -15,7 +15,7 @@ from client.policy import CATALOGUES
 from privacy.certificates import node_key
 from protocol.checks import Check
 from protocol.recipe import Recipe, load_recipe
-from tests.client.listener import Authority, listening
+from tests.client.listener import Authority, closed_port, listening
 from tests.enrolment import founded, joined
 
 NOW = datetime.now(UTC)
@@ -88,6 +88,8 @@ BROKEN: dict[str, tuple[Callable[[SiteHome], object], str]] = {
     "no such device": (lambda home: _edit(home, '"cpu"', '"cuda:77"'), "GPU"),
     "no device at all": (lambda home: _edit(home, '"cpu"', '"gpu"'), "GPU"),
     "no CA": (lambda home: home.ca.unlink(), "CA"),
+    "archives with a slip": (lambda home: home.pacs.write_text("main: {ulr: x}"), "pacs.yaml"),
+    "an archive that nobody hears": (lambda home: _archive(home, closed_port()), "PACS old"),
     "settings with a slip": (lambda home: _edit(home, "threads", "treads"), "site.yaml"),
     "nothing": (lambda home: home.settings.unlink(), "site.yaml"),
 }
@@ -135,6 +137,10 @@ def test_the_data_are_read_as_a_recipe_s_reader_reads_them(home: SiteHome) -> No
     check = found(home, recipe)["data"]
     assert check.state == "failed"
     assert "0001" not in check.found
+
+
+def _archive(home: SiteHome, port: int) -> None:
+    home.pacs.write_text(f"old: {{host: 127.0.0.1, port: {port}, aet: OLD}}")
 
 
 def _edit(home: SiteHome, old: str, new: str) -> None:

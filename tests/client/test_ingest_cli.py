@@ -45,6 +45,8 @@ def test_a_cohort_grows_under_its_name_and_a_digest_is_told(scan: Path, tmp_path
         (("--cohort", "../elsewhere"), RecipeError),
         (("--cohort", "brain", "--settings", "missing.yaml"), SettingsError),
         (("--cohort", "brain", "--find", "0" * 16), DataError),
+        (("--cohort", "brain", "--since", "2020-01-01"), DataError),
+        (("pacs:main", "--cohort", "brain", "--since", "2020-01-01"), SettingsError),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_read(
@@ -55,6 +57,17 @@ def test_what_is_wrong_is_said_before_anything_is_read(
     assert isinstance(result.exception, error)
     assert not (tmp_path / "home" / "cohorts" / "brain" / "manifest.json").exists()
     assert not (tmp_path / "home" / "elsewhere").exists()
+
+
+def test_of_an_archive_not_everything_is_asked_for(tmp_path: Path) -> None:
+    home = SiteHome(tmp_path / "home")
+    home.folder.mkdir()
+    home.pacs.write_text("main: {url: 'https://pacs.example/dicom-web'}")
+
+    result = run(home.folder, "pacs:main", "--cohort", "brain", "--modality", "MR")
+
+    assert isinstance(result.exception, DataError)
+    assert "all that the hospital has" in str(result.exception)
 
 
 def test_a_lost_key_is_not_replaced_where_a_cohort_was_made_with_it(scan: Path, tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import ADMITTED, CRASHED, FileRow
 from imaging.ingest.walk import Entry, walk
-from imaging.ingest.workers import Worker, _done, through
+from imaging.ingest.workers import Worker, hired
 from protocol.errors import SettingsError
 from tests.imaging.ingest.exports import brought, desk, product, write_export, write_scan
 
@@ -39,13 +38,11 @@ def entries(tmp_path: Path, count: int) -> list[Entry]:
 
 
 def done(at: Desk, worker: Worker, items: list[Entry]) -> list[str]:
-    """Verdicts of a crew of one worker, which ends with the test."""
-    crew = SimpleQueue[Worker]()
-    crew.put(worker)
-    try:
-        return [FileRow(*row).verdict for row in _done(at, crew, "admit", items)]
-    finally:
-        crew.get().close()
+    """Verdicts of a crew of this worker, which ends with the test."""
+    with hired(at, 2) as crew:
+        crew._idle.put(worker)
+        crew._hired = 2
+        return [FileRow(*row).verdict for rows in crew.through("admit", items, len(items)) for row in rows]
 
 
 def test_the_file_that_kills_its_worker_is_lost_alone(at: Desk, worker: Worker, tmp_path: Path) -> None:
@@ -83,7 +80,20 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert product(one.folder) == product(two.folder)
 
 
+def test_a_crew_stays_from_one_job_to_the_next(at: Desk, tmp_path: Path) -> None:
+    """A process takes a second to begin; none is left when the crew is dismissed."""
+    items = entries(tmp_path, 3)
+    with hired(at, 2) as crew:
+        pids = set[int]()
+        for _ in range(2):
+            assert len([*crew.through("admit", items, 1)]) == 3
+            pids |= {worker.pid for worker in crew._idle.queue}
+    assert len(pids) == 2
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
 def test_whoever_stops_listening_ends_the_workers(at: Desk, tmp_path: Path) -> None:
-    results = through(at, 2, "admit", entries(tmp_path, 3), 1)
-    next(results)
-    results.close()
+    with hired(at, 2) as crew:
+        results = crew.through("admit", entries(tmp_path, 3), 1)
+        next(results)
+        results.close()
