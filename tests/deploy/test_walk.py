@@ -1,7 +1,7 @@
 """Both handbooks in empty containers, every command as it is printed, from nothing to a run and a cohort.
 
-`tests/test_handbooks.py` walks up to the federation's founding in this process. Here the machines are containers
-of the image, which reach each other by the names that the handbooks use.
+`tests/test_handbooks.py` walks up to the federation's founding in this process. Here the machines are
+containers of the image, which reach each other by the names that the handbooks use.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ pytestmark = [
 
 THERE, HOST = "10.89.77.10", "consilium.example.org"
 SITES = ("north", "south")
+DIGEST = re.compile(r"\b[0-9A-F]{16}\b")
 INTERRUPTED = 130
 
 
@@ -77,7 +78,7 @@ class Desk:
 
 @pytest.fixture
 def desks(image: str, tmp_path: Path, network: str) -> Iterator[dict[str, Desk]]:
-    """The coordinator's and two hospitals', each with an empty folder, and what archives export at hospitals."""
+    """The coordinator's and two hospitals': a folder each, at hospitals with what their archives exported."""
     write_phantom(tmp_path / "phantom", sites=2, patients=6, size=16, seed=3)
     write_archive(tmp_path / "phantom", tmp_path / "archive")
     with ExitStack() as machines:
@@ -110,6 +111,7 @@ def _machine(image: str, network: str, folder: Path, name: str) -> Container:
 def _export(root: Path, site: str, folder: Path) -> None:
     shutil.copytree(root / "phantom" / site, folder / "scans")
     write_labels(root / "phantom" / site, folder / "labels")
+    (root / "archive" / site / "damaged.dcm").write_bytes(bytes(128) + b"DICM and no more")
     shutil.make_archive(str(folder / "export"), "zip", root / "archive" / site)
 
 
@@ -149,8 +151,9 @@ def test_from_empty_machines_to_a_run(desks: dict[str, Desk]) -> None:
 
 def _joins(coordinator: Desk, site: Desk, name: str, said: str) -> None:
     """Go through the hospital's section 1, and the coordinator's 2."""
+    init, first, second, doctor, reader = commands(HOSPITAL, "1.")
+    site.types(init)
     coordinator.mails(f"sites/{name}/kit.zip", site)
-    first, second, doctor, reader = commands(HOSPITAL, "1.")
     back = FINGERPRINT.findall(site.types(first, said))[-1]
     site.mails("request.json", coordinator)
     (sign,) = commands(COORDINATOR, "2.")
@@ -182,11 +185,10 @@ def _looks_back(site: Desk) -> None:
 def _makes_a_cohort(site: Desk) -> None:
     """Go through section 2."""
     ingest, find = commands(HOSPITAL, "2.")
-    assert "6" in site.types(ingest)
+    site.types(ingest)
     page = (site.folder / "cohorts" / "brain" / "quality.html").read_text()
-    example = re.findall(r"[0-9A-F]{16}", page)
-    found = site.types(find.replace("56ED9342B8B2AB26", example[0])) if example else ""
-    assert "export.zip" in found or not example
+    digest, *_ = DIGEST.findall(page)
+    assert "damaged.dcm" in site.types(DIGEST.sub(digest, find))
 
 
 def _newest(coordinator: Desk) -> Path:
@@ -195,9 +197,6 @@ def _newest(coordinator: Desk) -> Path:
 
 
 def _said(desks: dict[str, Desk]) -> str:
-    paths: Sequence[Path] = [
-        path
-        for desk in desks.values()
-        for path in sorted([*desk.folder.glob("logs/*.log"), *desk.folder.glob("runs/*/*.log")])
-    ]
+    folders = [desk.folder for desk in desks.values()]
+    paths = [path for each in folders for path in sorted([*each.glob("logs/*"), *each.glob("runs/*/*.log")])]
     return "\n".join(f"--- {path}\n{path.read_text()[-1500:]}" for path in paths)
