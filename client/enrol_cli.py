@@ -31,7 +31,7 @@ HERE = Path()
 
 
 def init(home: Home = HERE) -> None:
-    """Make this site's folder, with a strict policy: cohorts and policy can be prepared before a kit comes."""
+    """Make this site's folder, with a strict policy: cohorts and policy may come before the kit."""
     here = SiteHome(home)
     prepare(here)
     typer.echo(f"{here.folder.resolve()} is this site's; {here.policy.name} allows no recipe yet")
