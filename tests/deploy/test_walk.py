@@ -52,7 +52,8 @@ class Desk:
         One that would go on for ever gets Ctrl-C after `for_seconds`.
         """
         patience = ["timeout", "--signal=INT", str(for_seconds)] if for_seconds else []
-        words = ["podman", "exec", "--interactive", self.container.number, *patience, *shlex.split(command)]
+        where = ["--interactive", "--env=COLUMNS=200", self.container.number]
+        words = ["podman", "exec", *where, *patience, *shlex.split(command)]
         done = subprocess.run(
             words,
             input=f"{heard}\n",
@@ -133,12 +134,12 @@ def test_from_empty_machines_to_a_run(desks: dict[str, Desk]) -> None:
     for site in hospitals:
         _decides(site)
         site.leaves_running(commands(HOSPITAL, "4.")[0])
-    until(lambda: all(re.search(rf"{name}.*connected", coordinator.types(connected)) for name in SITES))
+    until(lambda: all(re.search(rf"{name}.*yes", coordinator.types(connected)) for name in SITES))
     coordinator.types(start)
     run = _newest(coordinator)
     until(lambda: "round 1 " in coordinator.types(logs, for_seconds=10), lambda: _said(desks))
     coordinator.types(stop)
-    assert "stopped" in coordinator.types(status)
+    until(lambda: "stopped" in coordinator.types(status), lambda: _said(desks))
     coordinator.types(resume)
     until((run / "report.html").exists, lambda: _said(desks), seconds=300)
     assert "-----BEGIN PUBLIC KEY" in coordinator.types(key)
