@@ -1,5 +1,6 @@
 """`consilium site ...`: what a hospital asks its own machine.
 
+    site init                   make its folder and a policy to edit
     site join KIT|MEMBERSHIP    become a member of a federation (`client.enrol_cli`)
     site predict MODEL STUDY... a trained model on this hospital's own studies (`client.predict_cli`)
     site doctor                 is all well? The one command here that opens a connection
@@ -23,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.enrol_cli import doctor, join
+from client.enrol_cli import doctor, init, join
 from client.ingest_cli import ingest
 from client.policy_cli import policy
 from client.predict_cli import predict_studies
@@ -44,6 +45,7 @@ site = typer.Typer(
 audit = typer.Typer(help="The site's log of what it was asked and what left.", no_args_is_help=True)
 site.add_typer(audit, name="audit")
 site.add_typer(policy, name="policy")
+site.command()(init)
 site.command()(join)
 site.command()(doctor)
 site.command()(ingest)

@@ -1,5 +1,6 @@
 """How this site becomes a member of a federation: two steps, with a letter each way in between.
 
+    prepare   a folder that is its owner's alone, policy.yaml; `begin` does it too
     begin    kit -> ca.pem, site.yaml, policy.yaml; both private keys are made here; request.json
     accept   membership -> membership.json, federation.json
 
@@ -7,6 +8,7 @@ Either may be repeated, with the same file to no effect. Neither overwrites: ano
 keys than this site's, or another key of a known site is refused before anything is written.
 """
 
+import stat
 from datetime import UTC, datetime
 
 from client.home import SiteHome
@@ -19,6 +21,17 @@ from privacy.membership import Membership, Request, pack_request, read_membershi
 from protocol import files
 from protocol.errors import SettingsError, TrustError
 
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def prepare(home: SiteHome) -> None:
+    """Make the folder and a strict policy; SettingsError for a folder that others may write to."""
+    home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.folder.stat().st_mode & OTHERS_WRITE:
+        raise SettingsError(f"{home.folder}: others may write here; `chmod 700 {home.folder}`")
+    if not home.policy.exists():
+        files.create(home.policy, HOSPITAL.read_bytes(), files.PUBLIC)
+
 
 def begin(home: SiteHome, kit: Kit, machine: Machine) -> Request:
     """Make this site's keys and its request; the caller has compared the kit's fingerprint.
@@ -26,10 +39,9 @@ def begin(home: SiteHome, kit: Kit, machine: Machine) -> Request:
     `machine` is what `site.yaml` shall say if there is none yet.
     """
     _require_same(home, kit)
+    prepare(home)
     if not home.settings.exists():
         write_machine(home, machine)
-    if not home.policy.exists():
-        files.create(home.policy, HOSPITAL.read_bytes(), files.PUBLIC)
     if not home.ca.exists():
         files.create(home.ca, kit.authority, files.PUBLIC)
     if not home.pins.exists():

@@ -1,5 +1,6 @@
-"""`consilium site join|doctor`: from a startup kit to a member, and whether all is well.
+"""`consilium site init|join|doctor`: from a startup kit to a member, and whether all is well.
 
+site init                   make this site's folder, and a policy to edit
 site join kit.zip           make this site's keys and its request
 site join membership.json   take what the coordinator has signed
 site doctor                 one table: what is well, what is not, and what to do
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from client.doctor import examine
-from client.enrol import accept, begin
+from client.enrol import accept, begin, prepare
 from client.home import SiteHome
 from client.machine import Machine
 from client.policy import CATALOGUES
@@ -27,6 +28,14 @@ Home = Annotated[
     Path, typer.Option(envvar="CONSILIUM_HOME", help="this site's folder; by default the current one")
 ]
 HERE = Path()
+
+
+def init(home: Home = HERE) -> None:
+    """Make this site's folder, with a strict policy: cohorts and policy may come before the kit."""
+    here = SiteHome(home)
+    prepare(here)
+    typer.echo(f"{here.folder.resolve()} is this site's; {here.policy.name} allows no recipe yet")
+    typer.echo("next: `consilium site join KIT`, or first `consilium site ingest SOURCE... --cohort NAME`")
 
 
 def join(

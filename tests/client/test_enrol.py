@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client import enrol
-from client.enrol import accept, begin, membership_of
+from client.enrol import accept, begin, membership_of, prepare
 from client.home import SiteHome
 from client.machine import Machine, read_machine
 from client.policy import HOSPITAL, read_policy
@@ -281,3 +281,20 @@ def _found(path: Path, secrets: list[bytes]) -> list[bytes]:
             data = b"".join(map(archive.read, archive.namelist()))
     plain = data.replace(b"\n", b"").replace(b"\\n", b"")
     return [secret for secret in secrets if secret in plain or secret in data]
+
+
+def test_a_folder_that_is_prepared_is_private_and_what_people_edit_in_it_stays(tmp_path: Path) -> None:
+    home = SiteHome(tmp_path / "hospital" / "site")
+    prepare(home)
+    assert home.folder.stat().st_mode & 0o777 == 0o700
+    assert read_policy(home.policy).recipes == read_policy(HOSPITAL).recipes
+    home.policy.write_text("edited")
+    prepare(home)
+    assert home.policy.read_text() == "edited"
+
+
+def test_a_folder_that_others_may_write_to_is_not_taken(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(SettingsError, match="others may write here; `chmod 700"):
+        prepare(SiteHome(tmp_path))
+    assert not list(tmp_path.iterdir())
