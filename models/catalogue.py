@@ -19,6 +19,7 @@ from models.zoo.encoders_unet import encoders_unet
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
+from models.zoo.segresnet import segresnet
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
 from models.zoo.volume_classifier import volume_classifier
@@ -32,6 +33,7 @@ MODELS: Catalogue = {
     "mm_cascade": mm_cascade,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
+    "segresnet": segresnet,
     "table_linear": table_linear,
     "table_mlp": table_mlp,
     "volume_classifier": volume_classifier,
