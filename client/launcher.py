@@ -40,6 +40,7 @@ from client.approved import objection
 from client.home import SiteHome
 from client.machine import settings_of
 from client.worker import Worker, died
+from protocol import logs
 from protocol.children import end_by_signals
 
 log = logging.getLogger("consilium.launcher")
@@ -142,8 +143,7 @@ def _client(address: str, proof: ProtobufClientInterceptor) -> RuntimeHttpClient
 
 def main(home: SiteHome, address: str) -> None:
     """Serve the SuperNode at `address` until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
+    logs.begin()
     settings = settings_of(home)
     end_by_signals()
     with suppress(KeyboardInterrupt):

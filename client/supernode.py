@@ -25,6 +25,8 @@ from flwr.supercore.retry import RetryInvoker, http_retry, make_simple_http_retr
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
+from protocol import logs
+
 log = logging.getLogger("consilium.supernode")
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 5.0
@@ -33,6 +35,7 @@ BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError,
 
 def main() -> None:
     """Run the SuperNode; return only by `SystemExit`, after a signal or where it cannot start."""
+    logs.begin()
     for module, name, value in changes():
         vars(module)[name] = value
     try:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from flwr.app import Error, Message
 
 from client.settings import Settings
+from protocol import logs
 from protocol.errors import WireError
 from protocol.leash import die_with
 from protocol.messages import message_from_bytes, message_to_bytes
@@ -67,6 +68,7 @@ def died(asked: Message) -> Message:
 def serve(pipe: Connection, settings: Settings, parent: int) -> None:
     """Answer messages from `pipe` until it closes, or `parent` ends. Runs in the worker."""
     die_with(parent)
+    logs.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's to handle
     from client.app import answer, refuse  # noqa: PLC0415 - heavy imports belong to the worker
 

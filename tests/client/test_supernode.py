@@ -32,6 +32,7 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo after a test what `main` changes of Flower, and end nothing."""
+    monkeypatch.setattr(supernode.logs, "begin", lambda: None)
     for module, name, _ in changes():
         monkeypatch.setattr(module, name, vars(module)[name])
 

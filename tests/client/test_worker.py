@@ -19,6 +19,8 @@ from sim.run import introduce
 def _answers(patch: pytest.MonkeyPatch, settings: Settings, *asked: tuple[str, Message]) -> list[Message]:
     """Let the worker's loop answer (objection, message) one after the other, until its pipe closes."""
     patch.setattr(worker, "die_with", lambda parent: None)
+    begun: list[bool] = []
+    patch.setattr(worker.logs, "begin", lambda: begun.append(True))
     patch.setattr(worker.signal, "signal", lambda number, handler: None)
     ours, theirs = multiprocessing.Pipe()
     answers: list[Message] = []
@@ -35,6 +37,7 @@ def _answers(patch: pytest.MonkeyPatch, settings: Settings, *asked: tuple[str, M
     with theirs:
         serve(theirs, settings, 0)
     thread.join()
+    assert begun, "else an error's words are in the site's log"
     return answers
 
 
