@@ -1,6 +1,6 @@
 """What a private step costs beside an ordinary one, for every network and every way to have row gradients.
 
-    python -m bench.privacy_cost [NAME ...]
+    python -m bench.privacy_cost [NAME ...]        every model of the catalogue, or those whose names begin so
 
 The floor is the same network, loss and batch with autograd's own gradient. A private step is the
 whole of `PrivateGradient`: rows' gradients, bounds, sum and noise. Times are CPU seconds on one
@@ -8,10 +8,11 @@ thread, the least of several turns, all contenders taking turns; memory is what 
 process at its highest, each contender in a process of its own. Both are given as ratios.
 """
 
+import inspect
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.memory import peak_of
-from models.catalogue import build_model, build_objectives
+from models.catalogue import MODELS, build_model, build_objectives
 from models.objectives import case_losses
 from privacy.dpsgd import PrivateGradient
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
-from protocol.errors import PrivacyError
+from protocol.errors import PrivacyError, RecipeError
 from protocol.recipe import Head, Modality, Part, Recipe
 
 MODES = ("auto", "hooks", "functorch", "ew")
@@ -35,28 +36,15 @@ TUMOUR = {"y": Head("segmentation", 1, Part("dice_ce"))}
 GRADE = {"y": Head("classification", 1, Part("bce"))}
 SCAN = {"scan": Head("pretext", 1, Part("own"))}
 
-IMAGES_READ_BY = {
-    "bm_mae": TUMOUR,
-    "bm_mae, pretext": SCAN,
-    "early_fusion_unet": TUMOUR,
-    "encoders_unet": TUMOUR,
-    "mm_cascade": GRADE,
-    "parallel_unet": TUMOUR,
-    "parallel_unet_holder": TUMOUR | SCAN,
-    "segresnet": TUMOUR,
-    "volume_classifier": GRADE,
-}
-"""Model, and what tells two uses of it apart -> its heads."""
+USES = (
+    (("", IMAGES, TUMOUR), ("", IMAGES, GRADE), ("", TABLE, GRADE)),
+    ((", pretext", IMAGES, SCAN), (", pretext too", IMAGES, TUMOUR | SCAN)),
+)
+"""Of either row, the first that a model can be used for is measured."""
 BATCHES = {2: (16, (64, 64)), 3: (4, (32, 32, 32))}
-SIZES: dict[tuple[str, int], dict[str, object]] = {
-    ("bm_mae", 2): {},
-    ("bm_mae", 3): {},
-    ("mm_cascade", 2): {"channels": (16, 32, 64)},
-    ("mm_cascade", 3): {"channels": (16, 32, 48)},
-    ("volume_classifier", 2): {"channels": (16, 32, 64)},
-    ("volume_classifier", 3): {"channels": (16, 32, 64)},
-}
-UNETS: dict[int, dict[str, object]] = {2: {"channels": (16, 32, 64, 128)}, 3: {"channels": (8, 16, 32, 64)}}
+CHANNELS = {2: (16, 32, 64, 128), 3: (8, 16, 32, 64)}
+OTHER_CHANNELS = {("mm_cascade", 3): (8, 16, 32, 48)}
+"""A token's features must be a multiple of six to hold a place in a volume."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +57,27 @@ class Net:
 
 
 def nets() -> dict[str, Net]:
-    """Return every network of the catalogue by name and dimensions, of a size that people use."""
+    """Return every network of the catalogue by name, use and dimensions, of a size that people use."""
     found: dict[str, Net] = {}
-    for use, heads in IMAGES_READ_BY.items():
-        name = use.partition(",")[0]
-        for dims, batch in BATCHES.items():
-            part = Part(name, {"dims": dims} | SIZES.get((name, dims), UNETS[dims]))
-            found[f"{use} {dims}D"] = Net(Recipe("cost", IMAGES, heads, Part("none"), part), *batch)
-    for name in ("table_linear", "table_mlp"):
-        found[name] = Net(Recipe("cost", TABLE, GRADE, Part("none"), Part(name)), 64, ())
+    for name, builder in MODELS.items():
+        known = inspect.signature(builder).parameters
+        for dims, batch in BATCHES.items() if "dims" in known else [(0, (64, ()))]:
+            channels = OTHER_CHANNELS.get((name, dims), CHANNELS.get(dims))
+            options = {k: v for k, v in {"dims": dims, "channels": channels}.items() if k in known}
+            for use, recipe in used(Part(name, options)):
+                found[f"{name}{use} {f'{dims}D' if dims else ''}".strip()] = Net(recipe, *batch)
     return found
+
+
+def used(model: Part) -> Iterator[tuple[str, Recipe]]:
+    """Yield what the model is measured at, as a recipe."""
+    for uses in USES:
+        for use, modalities, heads in uses:
+            recipe = Recipe("cost", modalities, heads, Part("none"), model)
+            with suppress(RecipeError):
+                build_model(recipe)
+                yield use, recipe
+                break
 
 
 def model_of(net: Net) -> nn.Module:

@@ -49,8 +49,11 @@ def nearest(gap: Gap, here: Tensor, steps: int) -> tuple[Tensor, float]:
 
 def _slopes(gap: Gap, here: Tensor) -> Tensor:
     """Return the gap's derivative by each number, `(n, gaps)`."""
-    along = vmap(lambda way: jvp(gap, (here,), (way,))[1], chunk_size=_AT_ONCE)
-    return along(torch.eye(len(here), dtype=here.dtype))
+
+    def along(way: Tensor) -> Tensor:
+        return jvp(gap, (here,), (way,))[1]
+
+    return vmap(along, chunk_size=_AT_ONCE)(torch.eye(len(here), dtype=here.dtype))
 
 
 def _scale(normal: Tensor) -> Tensor:
