@@ -72,3 +72,8 @@ def test_under_a_policy_the_honest_round_is_answered_and_nothing_weaker(ruled: d
     assert honest.why.startswith("10 of 10 answered")
     given = [line.asked for line in others if not line.refused]
     assert given == ["the same round twice, as another attempt"]
+
+
+def test_without_a_policy_weaker_recipes_are_answered(lines: dict[str, Got]) -> None:
+    assert not lines["no privacy (epsilon null)"].refused
+    assert not lines["epsilon 1,000,000, noise multiplier 0.3"].refused

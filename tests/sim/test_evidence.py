@@ -94,6 +94,7 @@ STAGED = replace(
 )
 
 
+@pytest.mark.slow
 def test_every_stage_is_attacked_with_the_noise_that_is_left_to_it() -> None:
     found = evidence_cli.gather(STAGED, 40, 0, LITTLE).attacks
     expected = [(name, stage) for stage in ("first", "") for name in evidence.KINDS]
@@ -104,6 +105,7 @@ def test_every_stage_is_attacked_with_the_noise_that_is_left_to_it() -> None:
     assert evidence.title(found[0]) == "measured epsilon (first)"
 
 
+@pytest.mark.slow
 def test_the_mutant_that_attacks_the_last_stage_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evidence_cli, "stage_events", lambda recipe, n: stage_events(recipe, n)[-1:])
     with pytest.raises(AssertionError):

@@ -85,6 +85,7 @@ def _staged(folder: Path) -> list[list[float]]:
     return [[float(row[place]) for place in (7, 9, 10, 11)] for row in rows]
 
 
+@pytest.mark.slow
 def test_every_stage_is_planned_after_what_those_before_it_cost(tmp_path: Path) -> None:
     first, last = _staged(tmp_path)
     assert first[1] == 0
@@ -93,6 +94,7 @@ def test_every_stage_is_planned_after_what_those_before_it_cost(tmp_path: Path) 
     assert 7.9 < last[3] <= 8.0
 
 
+@pytest.mark.slow
 def test_a_plan_that_forgets_the_earlier_stage_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
