@@ -1,35 +1,31 @@
 """What a private step costs beside an ordinary one, for every network and every way to have row gradients.
 
-    python -m bench.privacy_cost [NAME ...]
+    python -m bench.privacy_cost [NAME ...]        every model of the catalogue, or those whose names begin so
 
 The floor is the same network, loss and batch with autograd's own gradient. A private step is the
 whole of `PrivateGradient`: rows' gradients, bounds, sum and noise. Times are CPU seconds on one
 thread, the least of several turns, all contenders taking turns; memory is what a step adds to the
 process at its highest, each contender in a process of its own. Both are given as ratios.
-
-`SegResNet` is MONAI's, from outside the catalogue, with two lines changed: nothing in place, and
-`x = x + identity` for `x += identity`, which no hook survives.
 """
 
+import inspect
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from monai.networks.blocks.segresnet_block import ResBlock
-from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
 from bench.memory import peak_of
-from models.catalogue import build_model, build_objectives
+from models.catalogue import MODELS, build_model, build_objectives
 from models.objectives import case_losses
 from privacy.dpsgd import PrivateGradient
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
-from protocol.errors import PrivacyError
+from protocol.errors import PrivacyError, RecipeError
 from protocol.recipe import Head, Modality, Part, Recipe
 
 MODES = ("auto", "hooks", "functorch", "ew")
@@ -38,7 +34,17 @@ IMAGES = {name: Modality() for name in ("flair", "t1", "t1c", "t2")}
 TABLE = {"table": Modality("table", 39)}
 TUMOUR = {"y": Head("segmentation", 1, Part("dice_ce"))}
 GRADE = {"y": Head("classification", 1, Part("bce"))}
-SLICES, VOLUMES = (16, (64, 64)), (4, (32, 32, 32))
+SCAN = {"scan": Head("pretext", 1, Part("own"))}
+
+USES = (
+    (("", IMAGES, TUMOUR), ("", IMAGES, GRADE), ("", TABLE, GRADE)),
+    ((", pretext", IMAGES, SCAN), (", pretext too", IMAGES, TUMOUR | SCAN)),
+)
+"""Of either row, the first that a model can be used for is measured."""
+BATCHES = {2: (16, (64, 64)), 3: (4, (32, 32, 32))}
+CHANNELS = {2: (16, 32, 64, 128), 3: (8, 16, 32, 64)}
+OTHER_CHANNELS = {("mm_cascade", 3): (8, 16, 32, 48)}
+"""A token's features must be a multiple of six to hold a place in a volume."""
 
 
 @dataclass(frozen=True)
@@ -51,53 +57,33 @@ class Net:
 
 
 def nets() -> dict[str, Net]:
-    """Return every network of the catalogue by name and dimensions, of a size that people use."""
-
-    def of(model: str, heads: dict[str, Head], batch: tuple[int, tuple[int, ...]], **options: object) -> Net:
-        part = Part(model, {"dims": len(batch[1])} | options)
-        return Net(Recipe("cost", IMAGES, heads, Part("none"), part), *batch)
-
-    found = {
-        f"{model} {dims}D": of(model, TUMOUR, batch, channels=channels)
-        for model in ("early_fusion_unet", "encoders_unet", "parallel_unet")
-        for dims, batch, channels in ((2, SLICES, (16, 32, 64, 128)), (3, VOLUMES, (8, 16, 32, 64)))
-    }
-    found["volume_classifier 3D"] = of("volume_classifier", GRADE, VOLUMES)
-    for model in ("table_linear", "table_mlp"):
-        found[model] = Net(Recipe("cost", TABLE, GRADE, Part("none"), Part(model)), 64, ())
-    found["SegResNet 3D"] = Net(
-        Recipe("cost", {"flair": Modality()}, TUMOUR, Part("none"), Part("-")), *VOLUMES
-    )
+    """Return every network of the catalogue by name, use and dimensions, of a size that people use."""
+    found: dict[str, Net] = {}
+    for name, builder in MODELS.items():
+        known = inspect.signature(builder).parameters
+        for dims, batch in BATCHES.items() if "dims" in known else [(0, (64, ()))]:
+            channels = OTHER_CHANNELS.get((name, dims), CHANNELS.get(dims))
+            options = {k: v for k, v in {"dims": dims, "channels": channels}.items() if k in known}
+            for use, recipe in used(Part(name, options)):
+                found[f"{name}{use} {f'{dims}D' if dims else ''}".strip()] = Net(recipe, *batch)
     return found
 
 
-class Wrapped(nn.Module):
-    """MONAI's SegResNet behind the catalogue's interface."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = SegResNet(3, init_filters=16, out_channels=1, act=("RELU", {"inplace": False}))
-        for block in self.net.modules():
-            if isinstance(block, ResBlock):
-                block.forward = _residual(block)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return head -> logits of the one modality."""
-        return {"y": self.net(batch.inputs["flair"])}
-
-
-def _residual(block: ResBlock) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        here = block.conv1(block.act(block.norm1(x)))
-        return block.conv2(block.act(block.norm2(here))) + x
-
-    return forward
+def used(model: Part) -> Iterator[tuple[str, Recipe]]:
+    """Yield what the model is measured at, as a recipe."""
+    for uses in USES:
+        for use, modalities, heads in uses:
+            recipe = Recipe("cost", modalities, heads, Part("none"), model)
+            with suppress(RecipeError):
+                build_model(recipe)
+                yield use, recipe
+                break
 
 
 def model_of(net: Net) -> nn.Module:
     """Build the network, in training mode."""
     torch.manual_seed(0)
-    return (Wrapped() if net.recipe.model.name == "-" else build_model(net.recipe)).train()
+    return build_model(net.recipe).train()
 
 
 def batch_of(net: Net) -> Batch:
@@ -110,11 +96,15 @@ def batch_of(net: Net) -> Batch:
         for name, m in net.recipe.modalities.items()
     }
     first = next(iter(inputs.values()))
-    target = (
-        (first > 0).float() if net.recipe.heads["y"].kind == "segmentation" else torch.arange(net.rows) % 2
-    )
-    present = torch.ones(net.rows, len(inputs), dtype=torch.bool)
-    return Batch(inputs, present, {"y": target}, {"y": torch.ones(net.rows, dtype=torch.bool)})
+    truths = {
+        "segmentation": (first > 0).float(),
+        "classification": torch.arange(net.rows) % 2,
+        "pretext": torch.empty(net.rows, 0),
+    }
+    targets = {name: truths[head.kind] for name, head in net.recipe.heads.items()}
+    everybody = torch.ones(net.rows, dtype=torch.bool)
+    present = everybody[:, None].repeat(1, len(inputs))
+    return Batch(inputs, present, targets, dict.fromkeys(targets, everybody), torch.arange(net.rows))
 
 
 def step_of(net: Net, mode: str) -> Callable[[], None]:
@@ -160,24 +150,26 @@ def peak(name: str, mode: str) -> float:
 
 
 def compare(name: str, net: Net) -> str:
-    """Return a line: the floor's milliseconds and mebibytes, each mode's ratios of both."""
+    """Return a row: the floor's milliseconds and mebibytes, each mode's ratios of both."""
     least = seconds(net)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.memory", "models.catalogue", "privacy.dpsgd"])
+    with context.Pool(1, maxtasksperchild=1) as pool:
         peaks = {mode: pool.apply(peak, (name, mode)) for mode in least}
     floor_s, floor_bytes = least.pop(""), max(peaks.pop(""), 2**20)
-    told = "".join(
-        f"   {mode} {least[mode] / floor_s:5.2f} {peaks[mode] / floor_bytes:5.2f}"
-        if mode in least
-        else f"   {mode}   -     -  "
+    cells = [f"{floor_s * 1e3:.1f} ms, {floor_bytes / 2**20:.0f} MiB"]
+    cells += [
+        f"{least[mode] / floor_s:.2f} / {peaks[mode] / floor_bytes:.2f}" if mode in least else "-"
         for mode in MODES
-    )
-    return f"{name:22} floor {floor_s * 1e3:8.1f} ms {floor_bytes / 2**20:7.1f} MiB{told}"
+    ]
+    return f"| {' | '.join([name, *cells])} |"
 
 
 def main(names: list[str]) -> None:
-    """Print one line a network."""
+    """Print a table, one row a network, each as it is measured."""
     torch.set_num_threads(1)
-    print(f"one thread, torch {torch.__version__}; per mode: CPU time and memory as a ratio to the floor")
+    print(f"CPU time / memory as ratios to the floor; one thread, torch {torch.__version__}\n")
+    print(f"| network | floor | {' | '.join(MODES)} |\n|---{'|---' * len(MODES)}|---|")
     for name, net in nets().items():
         if not names or name.startswith(tuple(names)):
             print(compare(name, net), flush=True)

@@ -13,14 +13,14 @@ from rich.table import Table
 from client.egress import statement
 from client.policy import CATALOGUES, HOSPITAL, Policy, fits, permit, read_policy
 from client.settings import Settings
-from client.spending import caps, history, priced
+from client.spending import by_stage, caps, history
 from imaging.cohort import Cohort, contributed
 from imaging.sources import read_cohort
 from privacy.accounting import ADJACENCY, UNIT, Event, alone, epsilon
 from protocol.errors import BudgetError, PolicyError, SettingsError
 from protocol.messages import Task
 from protocol.recipe import Recipe, dump_recipe, load_recipe, recipe_hash
-from protocol.stages import Stage, stages_of
+from protocol.stages import Stage
 
 policy = typer.Typer(help="What this hospital allows.", no_args_is_help=True)
 
@@ -145,29 +145,15 @@ def refusals(
 def too_dear(here: Policy, recipe: Recipe, patients: int, spent: tuple[Event, ...]) -> Iterator[str]:
     """Yield why this site would drop out before the recipe's last round."""
     try:
-        for stage, before, event, delta in by_stage(recipe, here, patients):
+        for stage, before, event, delta in by_stage(recipe, here.privacy, patients, spent):
             for key, cap in caps(stage.recipe, here.privacy, delta).items():
-                paid = before if cap.of_run else (*spent, *before)
+                paid = before[len(spent) :] if cap.of_run else before
                 number = first_refused(event, delta, stage.recipe.rounds, cap.epsilon, paid)
                 if number <= stage.recipe.rounds:
                     place = f"{stage.first - 1 + number} of {recipe.all_rounds}"
                     yield f"{key}: {cap.epsilon:g} is used up before round {place}"
     except BudgetError as error:
         yield str(error)
-
-
-def by_stage(
-    recipe: Recipe, here: Policy, patients: int
-) -> Iterator[tuple[Stage, tuple[Event, ...], Event, float]]:
-    """Yield each stage, what those before it cost, the event of one of its rounds, and its delta.
-
-    Raises BudgetError where no noise affords a stage.
-    """
-    before: tuple[Event, ...] = ()
-    for stage in stages_of(recipe):
-        event, delta = priced(stage.recipe, here.privacy, patients, before)
-        yield stage, before, event, delta
-        before = (*before, replace(event, steps=event.steps * stage.recipe.rounds))
 
 
 def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: tuple[Event, ...]) -> int:
@@ -182,8 +168,8 @@ def first_refused(event: Event, delta: float, rounds: int, limit: float, spent: 
 def price_tables(recipe: Recipe, here: Policy, patients: int, spent: tuple[Event, ...]) -> Iterator[Table]:
     """Yield what each stage costs one of `patients`, of whom the ledger says `spent`."""
     try:
-        for stage, before, event, delta in by_stage(recipe, here, patients):
-            yield price_table(stage, here, patients, (*spent, *before), event, delta)
+        for stage, before, event, delta in by_stage(recipe, here.privacy, patients, spent):
+            yield price_table(stage, here, patients, before, event, delta)
     except BudgetError:
         yield _rows(f"what one {UNIT} pays", ("no noise affords it", f"{recipe.all_rounds} rounds"))
 

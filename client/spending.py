@@ -12,7 +12,7 @@ every round of the stage after what the same patients paid in other runs and ear
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,7 +29,7 @@ from privacy.pace import pace, slots
 from privacy.statistics import price
 from protocol.messages import Reply, Task, fingerprint, pack_task, reply_from_bytes, reply_to_bytes
 from protocol.recipe import Recipe, recipe_hash
-from protocol.stages import stage_in
+from protocol.stages import Stage, stage_in, stages_of
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,20 @@ def priced(recipe: Recipe, floor: Floor, patients: int, spent: History = ()) -> 
     noise = asked.noise_multiplier or _least_noise(budget, delta, rate, steps * recipe.rounds, before)
     noise = max(noise, floor.least_noise_multiplier)
     return Event(noise, rate, steps, recipe.secure.noise_over or 1), delta
+
+
+def by_stage(
+    recipe: Recipe, floor: Floor, patients: int, spent: History = ()
+) -> Iterator[tuple[Stage, History, Event, float]]:
+    """Yield each stage, what was paid before it, the event of one of its rounds, and its delta.
+
+    `spent`: what these patients have paid in other runs. Raises `BudgetError` where no noise affords a stage.
+    """
+    before = spent
+    for stage in stages_of(recipe):
+        event, delta = priced(stage.recipe, floor, patients, before)
+        yield stage, before, event, delta
+        before = (*before, replace(event, steps=event.steps * stage.recipe.rounds))
 
 
 def history(books: Path) -> tuple[Event, ...]:

@@ -34,7 +34,8 @@ KINDS: dict[str, Kind] = {
         "epsilon",
         "One-run audit by canaries (Steinke et al., NeurIPS 2023): the largest epsilon that the right "
         "guesses about who took part refute at 95 % confidence. A lower bound found by this attack, not a "
-        "proof and no estimate. Its limit is the accountant's epsilon at the same delta.",
+        "proof and no estimate. Its limit is the accountant's epsilon at the same delta; in a run of stages, "
+        "of the stage's own steps.",
         2.0,
     ),
     "membership": Kind(
@@ -68,16 +69,23 @@ class Attack:
     defended: float | None
     limit: float | None
     setting: Mapping[str, float]
+    stage: str = ""  # of a run in stages; "" is the last
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All attacks on one recipe, made with one state of the code."""
+    """All attacks on one recipe, stage by stage, made with one state of the code."""
 
     recipe: str  # its hash
     commit: str
     made: str  # ISO 8601, UTC
     attacks: tuple[Attack, ...]
+
+
+def title(attack: Attack) -> str:
+    """Name the attack, and the stage that it is on where that is not the last."""
+    kind = KINDS[attack.name].title
+    return f"{kind} ({attack.stage})" if attack.stage else kind
 
 
 def verdict(attack: Attack) -> str:
@@ -120,7 +128,8 @@ def _attack(plain: Mapping[str, object]) -> Attack:
         raise ValueError(name)
     numbers = {key: _number(plain[key]) for key in ("defended", "limit")}
     control = float(str(plain["control"]))
-    return Attack(name, control, **numbers, setting={str(k): float(str(v)) for k, v in setting.items()})
+    told = {str(k): float(str(v)) for k, v in setting.items()}
+    return Attack(name, control, **numbers, setting=told, stage=str(plain.get("stage", "")))
 
 
 def _number(value: object) -> float | None:

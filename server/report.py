@@ -17,6 +17,7 @@ from protocol.recipe import Recipe, build, recipe_hash
 from protocol.stages import stages_of
 from server.card import Chapter, chapters, chosen, leaving
 from server.evidence import KINDS, Attack, Evidence, verdict
+from server.evidence import title as attack_title
 from server.heat import shades
 from server.record import RunRecord, Scores, SiteRound
 from server.robustness import Robustness
@@ -378,8 +379,9 @@ def _attacks(recipe: Recipe, evidence: Evidence | None) -> Markup:
     title = "Attacks on it"
     if evidence is None:
         return section(title, "", _note("None was made: consilium privacy audit RUN makes them."))
-    rows = [(KINDS[a.name].title, KINDS[a.name].unit, *_attack_row(a)) for a in evidence.attacks]
-    terms = [(tag("dt", KINDS[a.name].title), tag("dd", KINDS[a.name].definition)) for a in evidence.attacks]
+    rows = [(attack_title(a), KINDS[a.name].unit, *_attack_row(a)) for a in evidence.attacks]
+    kinds = [KINDS[name] for name in dict.fromkeys(a.name for a in evidence.attacks)]
+    terms = [(tag("dt", kind.title), tag("dd", kind.definition)) for kind in kinds]
     other = "" if evidence.recipe == recipe_hash(recipe) else " They are of another recipe than this run's."
     return section(
         title,

@@ -2,19 +2,23 @@
 
 The recipe's network, objectives, privacy and local loop are the real ones; the patients are made up
 (`sim.attacks.hospital`). A step's noise and the share of patients that it draws are those of a
-hospital with `patients` training patients, by the site's own arithmetic (`client.spending`).
+hospital with `patients` training patients, by the site's own arithmetic (`client.spending`). A run in stages
+is attacked stage by stage, each with the noise that is left to it and against its own epsilon.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from client.spending import planned
+from client.policy import OPEN
+from client.spending import by_stage
+from models.catalogue import build_objectives
 from privacy.accounting import Event
+from privacy.pace import pace
 from protocol.recipe import Recipe
+from protocol.stages import Stage, stages_of
 from server.evidence import Attack
 from sim.attacks import canaries, inversion, membership
-from sim.attacks.hospital import cases, hospital
 
 MARGIN_DB = 1.0
 MOST_FOUND = 0.05
@@ -33,16 +37,27 @@ class Effort:
     training_steps: int = 100
 
 
-def event_of(recipe: Recipe, patients: int) -> Event:
-    """Return all private steps of a run of `recipe` at a hospital of `patients`.
+def stage_events(recipe: Recipe, patients: int) -> list[tuple[Stage, Event]]:
+    """Return each stage of a run of `recipe`, and all its private steps at a hospital of `patients`.
 
-    Without privacy there is no noise, and a batch's share of the patients is drawn all the same.
+    Without privacy there is no noise, and a batch's share of the patients is drawn all the same. Raises
+    PrivacyError where an objective cannot be private, BudgetError where no noise affords the rounds.
     """
-    one = planned(hospital(recipe, cases(recipe, patients, 0))).event if recipe.privacy.epsilon else None
-    if one is None:
-        pretended = replace(recipe, privacy=replace(recipe.privacy, epsilon=1.0, noise_multiplier=1.0))
-        one = replace(planned(hospital(pretended, cases(recipe, patients, 0))).event, noise_multiplier=0.0)
-    return replace(one, steps=one.steps * recipe.rounds)
+    for stage in stages_of(recipe):
+        build_objectives(stage.recipe)
+    if recipe.privacy.epsilon is None:
+        return [(stage, _all_rounds(stage, _silent(stage.recipe, patients))) for stage in stages_of(recipe)]
+    priced = by_stage(recipe, OPEN.privacy, patients)
+    return [(stage, _all_rounds(stage, event)) for stage, _, event, _ in priced]
+
+
+def _silent(recipe: Recipe, patients: int) -> Event:
+    rate, steps = pace(recipe, patients)
+    return Event(0.0, rate, steps)
+
+
+def _all_rounds(stage: Stage, event: Event) -> Event:
+    return replace(event, steps=event.steps * stage.recipe.rounds)
 
 
 def parts(recipe: Recipe, event: Event, effort: Effort) -> Mapping[str, int]:
@@ -55,7 +70,7 @@ def parts(recipe: Recipe, event: Event, effort: Effort) -> Mapping[str, int]:
 def attacks(
     recipe: Recipe, event: Event, effort: Effort, seed: int, watch: Mapping[str, Watch]
 ) -> Iterator[Attack]:
-    """Make the attacks one after the other; `watch` by name is called as they go on."""
+    """Make the attacks on one stage one after the other; `watch` by name is called as they go on."""
     yield measured_epsilon(recipe, event, effort, seed, watch["epsilon"])
     yield membership_found(recipe, effort, seed, watch["membership"])
     yield scan_rebuilt(recipe, event, effort, seed, watch["inversion"])

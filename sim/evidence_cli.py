@@ -1,5 +1,7 @@
 """`consilium privacy audit`: attack a recipe as an adversary would, and write down what was found."""
 
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,10 @@ from protocol import files
 from protocol.recipe import Recipe, load_recipe, parse_cached, recipe_hash
 from server.app import environment
 from server.cli import RUNS, find_run, write_report
-from server.evidence import FILE, KINDS, Attack, Evidence, to_json, verdict
+from server.evidence import FILE, KINDS, Attack, Evidence, title, to_json, verdict
 from server.record import read_record
 from sim.cli import CATALOGUES
-from sim.evidence import Effort, attacks, event_of, parts
+from sim.evidence import Effort, attacks, parts, stage_events
 
 PATIENTS = 100
 
@@ -32,7 +34,7 @@ def audit(
     ] = 0,
     seed: Annotated[int, typer.Option(help="draws the made-up patients and who takes part")] = 0,
 ) -> None:
-    """Attack the recipe's own model, with its privacy and without, and print what was found.
+    """Attack the recipe's own model, stage by stage, with its privacy and without, and print what was found.
 
     The patients are made up; no data are read. A lower bound found by an attack is not a proof.
     """
@@ -55,12 +57,18 @@ def audit(
 def gather(recipe: Recipe, patients: int, seed: int, effort: Effort) -> Evidence:
     """Make all attacks with a progress bar, print the table, and return what was found."""
     console = Console()
-    event = event_of(recipe, patients)
-    numbers = parts(recipe, event, effort)
+    stages = stage_events(recipe, patients)
+    numbers: Counter[str] = Counter()
+    for stage, event in stages:
+        numbers.update(parts(stage.recipe, event, effort))
     with bar(console) as progress:
         tasks = {name: progress.add_task(KINDS[name].title, total=total) for name, total in numbers.items()}
         watch = {name: partial(progress.advance, task) for name, task in tasks.items()}
-        found = tuple(attacks(recipe, event, effort, seed, watch))
+        found = tuple(
+            replace(attack, stage=stage.name)
+            for stage, event in stages
+            for attack in attacks(stage.recipe, event, effort, seed, watch)
+        )
     console.print(table_of(recipe, found))
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return Evidence(recipe_hash(recipe), environment().get("commit", "not known"), made, found)
@@ -74,7 +82,7 @@ def table_of(recipe: Recipe, found: tuple[Attack, ...]) -> Table:
     for attack in found:
         kind = KINDS[attack.name]
         numbers = (_number(value) for value in (attack.control, attack.defended, attack.limit))
-        table.add_row(kind.title, kind.unit, *numbers, verdict(attack))
+        table.add_row(title(attack), kind.unit, *numbers, verdict(attack))
     return table
 
 

@@ -1,6 +1,6 @@
 """`consilium privacy plan|audit|key`: what privacy will cost, what attacks find, and who signs a recipe."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from client.policy import Floor, read_policy
-from client.spending import history, priced
+from client.spending import by_stage, history
 from imaging.sources import list_sites, read_cohort
 from privacy import accounting
 from privacy.accounting import ADJACENCY, UNIT, Event
 from privacy.keys import make_signer
+from privacy.ledger import History
 from protocol.errors import BudgetError, SettingsError
 from protocol.recipe import Recipe, load_recipe
+from protocol.stages import Stage
 from sim.cli import CATALOGUES
 from sim.evidence_cli import audit
 
@@ -36,12 +38,12 @@ class Cohort:
     spent: tuple[Event, ...]
     floor: Floor
 
-    def price(self, recipe: Recipe) -> tuple[Event, float] | None:
-        """Return a round's event and its delta; None where no noise affords all rounds."""
+    def prices(self, recipe: Recipe) -> list[tuple[Stage, History, Event, float]]:
+        """Return what each stage costs (`by_stage`); [] where no noise affords all rounds."""
         try:
-            return priced(recipe, self.floor, self.patients, self.spent)
+            return list(by_stage(recipe, self.floor, self.patients, self.spent))
         except BudgetError:
-            return None
+            return []
 
 
 @privacy.command()
@@ -60,10 +62,6 @@ def plan(
 ) -> None:
     """Show noise and steps at each site, and what other epsilons and numbers of rounds would need."""
     loaded = load_recipe(recipe, [*(overrides or []), f"privacy.epsilon={epsilon}"], CATALOGUES)
-    if loaded.stages:
-        raise SettingsError(
-            f"{loaded.name} has stages: `consilium site policy explain` shows what each costs"
-        )
     floor = read_policy(policy).privacy
     spent = {site: history(Path(folder)) for site, folder in map(_pair, ledger or [])}
     cohorts = {n: Cohort(count, spent.get(n, ()), floor) for n, count in _counted(loaded, data, patients)}
@@ -83,7 +81,7 @@ def key(file: Annotated[Path, typer.Argument(help="a private key; made if it is 
 
 
 def site_table(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Table:
-    """Return a row a site: how often a patient is drawn, the noise, and epsilon as it grows.
+    """Return a row a site and stage: how often a patient is drawn, the noise, and epsilon as it grows.
 
     The noise of the mean gradient is the noise multiplier over the patients in a step: below 1 the
     gradient of patients who agree stands out of it.
@@ -91,48 +89,67 @@ def site_table(recipe: Recipe, cohorts: Mapping[str, Cohort]) -> Table:
     table = Table(
         "site",
         "patients",
+        "rounds",
         "a step sees",
         "steps",
         "delta",
         "noise multiplier",
         "noise of the mean",
         "epsilon before",
-        "after round 1",
-        f"after round {recipe.rounds}",
-        title=f"{recipe.name}: epsilon {recipe.privacy.epsilon:g} over {recipe.rounds} rounds",
+        "after its first round",
+        "after its last",
+        title=f"{recipe.name}: epsilon {recipe.privacy.epsilon:g} over {recipe.all_rounds} rounds",
     )
     for site, cohort in cohorts.items():
-        table.add_row(site, str(cohort.patients), *_costs(recipe, cohort))
+        for cells in _costs(recipe, cohort):
+            table.add_row(site, str(cohort.patients), *cells)
     return table
 
 
 def trade_off(recipe: Recipe, site: str, cohort: Cohort) -> Table:
-    """Return the noise multiplier that each epsilon (rows) needs for each number of rounds (columns)."""
-    asked = recipe.privacy.epsilon or 0.0
-    rounds = sorted({max(1, round(recipe.rounds * times)) for times in LENGTHS})
-    table = Table(f"{site}: noise for epsilon", *(f"{n} rounds" for n in rounds))
-    for budget in (asked * times for times in BUDGETS):
-        free = replace(recipe.privacy, epsilon=budget, noise_multiplier=None)
-        prices = [cohort.price(replace(recipe, rounds=n, privacy=free)) for n in rounds]
-        table.add_row(f"{budget:g}", *(f"{p[0].noise_multiplier:.3f}" if p else "none" for p in prices))
+    """Return the noise multiplier that each epsilon (rows) needs for each number of rounds (columns).
+
+    Stages keep their parts of both; each has a noise multiplier of its own.
+    """
+    lengths = {scaled(recipe, 1.0, times).all_rounds: times for times in sorted(LENGTHS)}
+    table = Table(f"{site}: noise for epsilon", *(f"{n} rounds" for n in lengths))
+    for times in BUDGETS:
+        prices = [cohort.prices(scaled(recipe, times, length)) for length in lengths.values()]
+        cells = [", ".join(f"{price[2].noise_multiplier:.3f}" for price in each) or "none" for each in prices]
+        table.add_row(f"{(recipe.privacy.epsilon or 0.0) * times:g}", *cells)
     return table
 
 
-def _costs(recipe: Recipe, cohort: Cohort) -> Iterator[str]:
-    price = cohort.price(recipe)
-    if price is None:
-        yield from ["no noise affords this: fewer rounds, more patients in the cohort, or a larger epsilon"]
-        return
-    event, delta = price
-    seen = event.sampling_rate * cohort.patients
-    yield f"{seen:.3g}"
-    yield str(event.steps * recipe.rounds)
-    yield f"{delta:.2g}"
-    yield f"{event.noise_multiplier:.4f}"
-    yield f"{event.noise_multiplier / seen:.3f}"
-    for rounds in (0, 1, recipe.rounds):
-        steps = replace(event, steps=event.steps * rounds)
-        yield f"{accounting.epsilon([*cohort.spent, steps], delta):.3f}"
+def scaled(recipe: Recipe, budget: float, length: float) -> Recipe:
+    """Return the recipe with every stage's epsilon and rounds multiplied, and the noise left to the sites."""
+
+    def more(epsilon: float | None) -> float | None:
+        return None if epsilon is None else epsilon * budget
+
+    def rounds(number: int) -> int:
+        return max(1, round(number * length))
+
+    stages = [replace(each, rounds=rounds(each.rounds), epsilon=more(each.epsilon)) for each in recipe.stages]
+    privacy = replace(recipe.privacy, epsilon=more(recipe.privacy.epsilon), noise_multiplier=None)
+    return replace(recipe, rounds=rounds(recipe.rounds), privacy=privacy, stages=tuple(stages))
+
+
+def _costs(recipe: Recipe, cohort: Cohort) -> Iterator[Sequence[str]]:
+    prices = cohort.prices(recipe)
+    if not prices:
+        yield ["no noise affords this: fewer rounds, more patients in the cohort, or a larger epsilon"]
+    for stage, before, event, delta in prices:
+        rounds, seen = stage.recipe.rounds, event.sampling_rate * cohort.patients
+        steps = [replace(event, steps=event.steps * number) for number in (0, 1, rounds)]
+        yield (
+            f"{stage.first}-{stage.last} {stage.name}".strip(),
+            f"{seen:.3g}",
+            str(event.steps * rounds),
+            f"{delta:.2g}",
+            f"{event.noise_multiplier:.4f}",
+            f"{event.noise_multiplier / seen:.3f}",
+            *(f"{accounting.epsilon([*before, each], delta):.3f}" for each in steps),
+        )
 
 
 def _counted(recipe: Recipe, data: Path | None, patients: str) -> Iterable[tuple[str, int]]:

@@ -8,10 +8,10 @@ owners are meant to remove.
 Heads that are no segmentation read the deepest map, averaged over space, beside the tables.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base import MultiModal
 from models.encoders import images_of, tables_of
@@ -23,15 +23,22 @@ from protocol.recipe import Head, Modality
 
 
 class EarlyFusionUNet(MultiModal):
-    """Images as channels, tables beside the pooled map."""
+    """Images as channels of an encoder and a decoder, tables beside the pooled map."""
 
-    def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        heads: Mapping[str, Head],
+        plan: Plan,
+        encoder: Callable[[Plan, int], nn.Module] = Encoder,
+        decoder: Callable[[Plan], nn.Module] = Decoder,
+    ) -> None:
         """Build only what the heads read: no decoder without a segmentation."""
         super().__init__(modalities)
         self.images, self.tables, self.plan = images_of(modalities), tables_of(modalities), plan
-        self.encoder = Encoder(plan, len(self.images))
+        self.encoder = encoder(plan, len(self.images))
         self.maps = map_heads(heads, plan.dims, plan.channels[0])
-        self.decoder = Decoder(plan) if self.maps else None
+        self.decoder = decoder(plan) if self.maps else None
         features = sum(modalities[name].features for name in self.tables)
         self.vectors = vector_heads(heads, plan.channels[-1] + features)
 

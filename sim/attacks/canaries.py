@@ -176,9 +176,12 @@ class _Marked(MultiModal):
         self.marks = nn.ModuleDict({head_group(_MARK): nn.Linear(1, canaries, bias=False)})
 
     def predict(self, seen: dict[str, Seen]) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        outputs = self.model.predict(seen)
-        rows = next(iter(outputs.values()))
-        return outputs | {_MARK: self.marks[head_group(_MARK)](rows.new_ones(len(rows), 1))}
+        rows = next(iter(seen.values())).x
+        marks = self.marks[head_group(_MARK)](rows.new_ones(len(rows), 1))
+        return self.model.predict(seen) | {_MARK: marks}
+
+    def pretext(self, seen: dict[str, Seen], draw: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.model.pretext(seen, draw)
 
 
 def _clinic(recipe: Recipe, joined: Tensor, seed: int) -> Site:

@@ -5,13 +5,17 @@
 
     x* = argmin over x of  1 - cos(gradient(x), what was released)
 
+Written as a sum of squares, since 1 - cos(a, b) is half of |a/|a| - b/|b||^2, it is solved by damped
+Gauss-Newton steps (`least_squares`), which go on where a descent by the gradient alone has stopped: in a
+model of three images and a table 38 dB instead of 24.
+
 The case is the adversary's best: one patient, one step, so that the update is minus the rate times
 one gradient; the label known; the scan's normalisation known (mean 0, standard deviation 1), since a
 network with normalising layers tells no scale; and how smooth scans are, so that it searches smooth
 ones alone (`hospital.scan_of`). The adversary is the coordinator, so the parameters are its choice:
 it raises every norm's shift until no ReLU closes (Boenisch et al., EuroS&P 2023, choose parameters for
-linear layers). The network is then nearly linear, and a descent from a few starts finds the scan,
-which on untrained parameters it does not. No site can tell such parameters from trained ones.
+linear layers). The network is then nearly linear, and the scan is found from one start or another,
+which on untrained parameters it is not. No site can tell such parameters from trained ones.
 The victim is made up.
 
 A reconstruction is judged by its peak signal-to-noise ratio over the scan's own range,
@@ -26,9 +30,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from client.sampling import seeded
 from client.site import Site
@@ -38,12 +45,13 @@ from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.recipe import Recipe
 from sim.attacks.hospital import cases, guess_of, hospital, scan_of
+from sim.attacks.least_squares import nearest
 
 PATIENTS = 16
 """Who the mean scan is the mean of; the first is the victim."""
-STARTS = 4
-STEPS = 400
-"""Of L-BFGS, at most, from each start."""
+STARTS = 2
+STEPS = 15
+"""Of Gauss-Newton, at most, from each start."""
 OPEN = 4.0
 """Shift of every norm, in standard deviations of what it normalises."""
 
@@ -130,24 +138,30 @@ def rebuild(
 def _descend(
     site: Site, released: Sequence[Tensor], victim: Batch, guess: Images, steps: int
 ) -> tuple[float, Images]:
-    """Change `guess` until its gradient is the nearest thereabouts: the angle left, and the images."""
+    """Change `guess` until its gradient is the nearest thereabouts: the angle left, and the images.
+
+    The angle is one minus the cosine, mean over parameters and the whole: as one vector the last layer
+    drowns the others, one by one they lose their proportions.
+    """
     model = copy.deepcopy(site.flat.model).double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    aim = {n: g.double() for n, g in zip(parameters, released, strict=True) if g.any()}
     targets = {name: t.double() if t.is_floating_point() else t for name, t in victim.targets.items()}
-    aim = [gradient.double() for gradient in released]
-    variables = [each.requires_grad_() for each in guess.values()]
-    optimiser = torch.optim.LBFGS(variables, max_iter=steps, history_size=50, line_search_fn="strong_wolfe")
+    sizes = [each.numel() for each in guess.values()]
 
-    def images() -> Images:
-        return {name: scan_of(each, victim.inputs[name].shape) for name, each in guess.items()}
+    def images(values: Tensor) -> dict[str, Tensor]:
+        parts = zip(guess.items(), values.split(sizes), strict=True)
+        return {name: scan_of(p.view_as(x), victim.inputs[name].shape) for (name, x), p in parts}
 
-    def angle() -> Tensor:
-        loss = _angle(_gradient(model, site, replace(victim, inputs=images(), targets=targets)), aim)
-        for variable, pull in zip(variables, torch.autograd.grad(loss, variables), strict=True):
-            variable.grad = pull
-        return loss.detach()
+    def gap(values: Tensor) -> Tensor:
+        batch = replace(victim, inputs=images(values), targets=targets)
+        found = grad(partial(_loss, model, site, batch))(parameters)
+        return _directions([found[name] for name in aim]) - _directions(list(aim.values()))
 
-    optimiser.step(angle)
-    return float(angle()), {name: image.detach().float() for name, image in images().items()}
+    start = torch.cat([each.flatten() for each in guess.values()])
+    with sdpa_kernel(SDPBackend.MATH):  # the other kinds of attention have one derivative only
+        end, left = nearest(gap, start, steps)
+    return left, {name: image.float() for name, image in images(end).items()}
 
 
 def psnr(guess: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
@@ -161,15 +175,16 @@ def psnr(guess: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
 
 def _gradient(model: nn.Module, site: Site, batch: Batch) -> tuple[Tensor, ...]:
     loss = total_loss(model(batch), batch, site.recipe.heads, site.objectives)
-    parameters = list(model.parameters())
-    return torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
 
 
-def _angle(found: Sequence[Tensor], released: Sequence[Tensor]) -> Tensor:
-    """One minus the cosine, mean over parameters and the whole.
+def _loss(model: nn.Module, site: Site, batch: Batch, parameters: dict[str, Tensor]) -> Tensor:
+    outputs = functional_call(model, parameters, (batch,))
+    return total_loss(outputs, batch, site.recipe.heads, site.objectives)
 
-    As one vector the last layer drowns the others; one by one they lose their proportions.
-    """
-    pairs = [(f.flatten(), r.flatten()) for f, r in zip(found, released, strict=True) if r.any()]
-    whole = tuple(torch.cat(side) for side in zip(*pairs, strict=True))
-    return torch.stack([1 - torch.cosine_similarity(f, r, 0) for f, r in (*pairs, whole)]).mean()
+
+def _directions(gradient: Sequence[Tensor]) -> Tensor:
+    """Return each parameter's gradient and all as one, at length 1, as one vector of length 1."""
+    parts = [each.flatten() for each in gradient]
+    parts.append(torch.cat(parts))
+    return torch.cat([part / part.norm().clamp(min=1e-30) for part in parts]) / math.sqrt(len(parts))

@@ -8,7 +8,14 @@ from torch import Tensor
 from protocol.batch import Batch
 from protocol.recipe import Head, Modality, Part, Recipe
 
-SEGMENTING = ("early_fusion_unet", "encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
+SEGMENTING = (
+    "early_fusion_unet",
+    "encoders_unet",
+    "medusa",
+    "parallel_unet",
+    "parallel_unet_holder",
+    "segresnet",
+)
 FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")

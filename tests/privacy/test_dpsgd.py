@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from privacy import dpsgd
-from privacy.dpsgd import PrivateGradient, shares
+from privacy.dpsgd import Losses, PrivateGradient, shares
 from privacy.noise import SecureGenerator
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
@@ -167,6 +167,33 @@ def test_gradients_stay_views_of_the_vector_that_holds_them() -> None:
             gradient(batch, losses)
             assert same(vector.double(), expected / 2)
     assert all(p.grad is view for p, view in zip(model.parameters(), views, strict=True))
+
+
+class ByDrawn(PrivateGradient):
+    """Divides by the rows that were drawn, whose number is a patient's secret."""
+
+    def __call__(self, batch: Batch | None, losses: Losses) -> None:
+        self._expected_batch = float(len(batch)) if batch is not None else 1.0
+        super().__call__(batch, losses)
+
+
+def the_denominator_is_of_the_cohort(kind: type[PrivateGradient]) -> bool:
+    """Whether twice the same row, in a draw that expects three, is twice as much as once."""
+    model, batch = built(Plain), cases(1)
+    found: list[Tensor] = []
+    for drawn in (batch, batch.map(lambda x: x.repeat_interleave(2, 0))):
+        with closing(kind(model, model.parameters(), CLIP_NORM, 0.0, 3.0, SecureGenerator())) as gradient:
+            gradient(drawn, losses)
+        found.append(gradient_of(model))
+    return same(found[1], 2 * found[0]) and same(3 * found[0], plain_loop(model, batch, losses))
+
+
+def test_what_divides_a_sum_follows_from_the_cohort_and_not_from_who_was_drawn() -> None:
+    assert the_denominator_is_of_the_cohort(PrivateGradient)
+
+
+def test_a_mean_over_who_was_drawn_is_caught() -> None:
+    assert not the_denominator_is_of_the_cohort(ByDrawn)
 
 
 def _views(model: nn.Module, vector: Tensor) -> Iterator[Tensor]:

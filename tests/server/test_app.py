@@ -262,6 +262,33 @@ def test_a_poisoned_update_is_refused_and_the_others_count(
     assert all(bool(torch.isfinite(v).all()) for v in _final(federation).values())
 
 
+def _counts_who_was_drawn(site: Site, task: Task) -> Reply:
+    """A site whose update says how many cases this round's steps read: all but one."""
+    reply = honest_train(site, task)
+    if site.settings.site != "south" or reply.update is None:
+        return reply
+    return replace(reply, update=replace(reply.update, counts={g: n - 1 for g, n in site.owned.items()}))
+
+
+def test_denominators_come_from_the_roster_and_not_from_the_round(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ANSWERS, "train", _counts_who_was_drawn)
+    record = federation.run(recipe(rounds=1))
+    told = {s.site: (s.status, s.reason) for s in record.rounds[0].sites}
+    assert told["south"][0] == "refused"
+    assert "are not those declared at the start of the run" in told["south"][1]
+    assert told["north"][0] == told["west"][0] == "accepted"
+
+
+def test_a_coordinator_that_divides_by_what_a_reply_says_is_caught(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.admission._right_counts", lambda update, declared: None)
+    with pytest.raises(AssertionError):
+        test_denominators_come_from_the_roster_and_not_from_the_round(federation, monkeypatch)
+
+
 PRIVATE = Privacy(epsilon=8.0, clip_norm=1.0)
 
 

@@ -6,6 +6,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from client import spending
 from privacy.accounting import Event
 from privacy.keys import signer
 from privacy.ledger import Ask, spending_from
@@ -31,7 +32,7 @@ def _plan(*words: str) -> Result:
 def _noise(result: Result) -> float:
     assert result.exit_code == 0, result.output
     (row,) = (line for line in result.output.splitlines() if "north" in line and "│" in line)
-    return float(row.split("│")[6])
+    return float(row.split("│")[7])
 
 
 def test_the_plan_names_noise_steps_and_the_trade_off_of_each_site() -> None:
@@ -65,6 +66,42 @@ def test_the_measured_figure_of_the_handbook_comes_out() -> None:
 )
 def test_a_question_that_makes_no_sense_is_refused(words: list[str]) -> None:
     assert isinstance(_plan(*words).exception, SettingsError)
+
+
+STAGED = """
+stages:
+  - {name: before, rounds: 1, epsilon: 4.0}
+"""
+
+
+def _staged(folder: Path) -> list[list[float]]:
+    """Return of each stage's row the noise multiplier, and epsilon before, after a round, and at its end."""
+    (folder / "staged.yaml").write_text(RECIPE.read_text() + STAGED)
+    words = ["plan", str(folder / "staged.yaml"), *SMALL, "--epsilon", "8", "--patients", "north=400"]
+    result = CliRunner().invoke(privacy, words)
+    assert result.exit_code == 0, result.output
+    rows = [line.split("│") for line in result.output.splitlines() if "north" in line and "│" in line]
+    assert [row[3].strip() for row in rows] == ["1-1 before", "2-3"]
+    return [[float(row[place]) for place in (7, 9, 10, 11)] for row in rows]
+
+
+@pytest.mark.slow
+def test_every_stage_is_planned_after_what_those_before_it_cost(tmp_path: Path) -> None:
+    first, last = _staged(tmp_path)
+    assert first[1] == 0
+    assert 3.9 < first[3] <= 4.0
+    assert last[1] == first[3]
+    assert 7.9 < last[3] <= 8.0
+
+
+@pytest.mark.slow
+def test_a_plan_that_forgets_the_earlier_stage_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful = spending.priced
+    monkeypatch.setattr(spending, "priced", lambda recipe, floor, n, spent: forgetful(recipe, floor, n))
+    with pytest.raises(AssertionError):
+        test_every_stage_is_planned_after_what_those_before_it_cost(tmp_path)
 
 
 def test_a_key_is_shown_by_its_public_half(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from protocol.recipe import Head, Modality, Part, Recipe
+from protocol.recipe import Head, Modality, Part, Recipe, load_recipe
 from sim.attacks.inversion import measure, psnr
 from tests.sim.attacks.rigged import TABLE, rig
 
@@ -20,15 +21,16 @@ ON_IMAGES = [
     Recipe("scans", IMAGES, OUTLINE, Part("none"), Part(name, {"channels": (8, 16, 32, 64)}))
     for name in ("early_fusion_unet", "parallel_unet")
 ]
+BOTH = load_recipe(Path(__file__).parents[3] / "recipes" / "lgg_multitask.yaml")
 RECIPES = [
     TABLE,
     FLAT,
-    *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ON_IMAGES),
+    *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in (*ON_IMAGES, BOTH)),
 ]
 
 
 def named(recipe: Recipe) -> str:
-    return recipe.model.name
+    return f"{recipe.name}-{recipe.model.name}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=named)
