@@ -22,7 +22,6 @@ from sim.phantom_dicom import write_archive
 from tests.deploy.federation import POLICY
 from tests.deploy.podman import ENVIRONMENT, MISSING, Container, locks, until
 from tests.deploy.test_images import HOME, IDLE, SERVER, SITE, network
-from tests.sim.test_ingest import write_labels
 from tests.test_handbooks import COORDINATOR, FINGERPRINT, commands
 from tests.test_handbooks import SITE as HOSPITAL
 
@@ -111,7 +110,10 @@ def _machine(image: str, network: str, folder: Path, name: str) -> Container:
 
 def _export(root: Path, site: str, folder: Path) -> None:
     shutil.copytree(root / "phantom" / site, folder / "scans")
-    write_labels(root / "phantom" / site, folder / "labels")
+    for case in (path for path in (root / "phantom" / site).iterdir() if path.is_dir()):
+        labels = folder / "labels" / f"{site}-{case.name}"  # by the number that the archive has
+        labels.mkdir(parents=True)
+        shutil.copy(case / "tumour.nii.gz", labels)
     (root / "archive" / site / "damaged.dcm").write_bytes(bytes(128) + b"DICM and no more")
     shutil.make_archive(str(folder / "export"), "zip", root / "archive" / site)
 

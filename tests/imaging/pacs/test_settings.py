@@ -17,7 +17,7 @@ def _no_login(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(folder: Path, text: str) -> Path:
-    (folder / "secret").write_text("reader:open\n")
+    (folder / "secret").write_text("reader:sesame\n")
     (folder / "secret").chmod(0o600)
     (folder / "pacs.yaml").write_text(text)
     return folder / "pacs.yaml"
@@ -29,8 +29,8 @@ def test_two_kinds_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(found["main"].settings, WebSettings)
     assert isinstance(found["old"].settings, DimseSettings)
     assert found["old"].settings.door == ("10.0.0.1", 11113)
-    assert (found["main"].login, found["main"].most_bytes) == ("reader:open", 20 * 2**30)
-    assert "open" not in repr(found)
+    assert (found["main"].login, found["main"].most_bytes) == ("reader:sesame", 20 * 2**30)
+    assert "sesame" not in repr(found)
 
 
 def test_a_login_comes_from_the_environment_or_from_a_file_of_its_owner_alone(
@@ -40,7 +40,7 @@ def test_a_login_comes_from_the_environment_or_from_a_file_of_its_owner_alone(
     (tmp_path / "secret").chmod(0o640)
     with pytest.raises(SettingsError, match="chmod 600") as caught:
         read_pacs(path)
-    assert "open" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
     monkeypatch.setenv(LOGIN, "token")
     assert read_pacs(written(tmp_path, "main: {url: 'https://pacs.example'}"))["main"].login == "token"
