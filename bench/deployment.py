@@ -22,8 +22,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -52,13 +50,12 @@ JOBS = {
 PATIENTS, SIZE = 10, 64
 LONGEST_S = 3600.0
 STAGES = {
-    "Receiving": "SuperNode pulls it",
-    "Received": "launcher pulls it",
-    "launcher": "worker trains, launcher hands over",
-    "Sending": "SuperNode pushes it",
+    "taken": "site takes the task",
+    "answered": "site answers: trains, or scores",
+    "given": "site gives the reply",
 }
-"""What begins a stage -> its name; the last one ends with `Sent`."""
-_LINE = re.compile(r"^(\S+ \S+) .*(Receiving|Received|launcher|Sending|Sent)(?:: (\w+)| succ)", re.MULTILINE)
+"""How a site's log calls a stage of a task -> what it is."""
+_LINE = re.compile(r"train, round \d+: taken in ([\d.]+) s, answered in ([\d.]+) s, given in ([\d.]+) s")
 
 
 @dataclass(frozen=True)
@@ -138,32 +135,12 @@ def in_process(federation: Federation, recipe: Recipe, folder: Path) -> RunRecor
 
 def stages(federation: Federation, run: Path) -> Mapping[str, float]:
     """Return the mean seconds of each stage of the run's training tasks; last: what is left of the round."""
-    began = datetime.fromisoformat(read_record(run).started).timestamp()
-    laps: dict[str, list[float]] = {name: [] for name in STAGES.values()}
-    for site in SITES:
-        for (event, at), (_, then) in pairwise(_events(federation, site, began)):
-            if event in STAGES:
-                laps[STAGES[event]].append(then - at)
-    rounds = fmean(each.seconds["train"] for each in read_record(run).rounds)
-    means = {name: fmean(each) for name, each in laps.items()}
-    return {**means, "the rest: server, and waiting": rounds - sum(means.values())}
-
-
-def _events(federation: Federation, site: str, since: float) -> list[tuple[str, float]]:
-    """Return what a site's logs say of its training tasks, in order; a SuperNode has one task at a time."""
-    logs = federation.site(site).logs
-    text = "".join((logs / f"{program}.log").read_text() for program in ("supernode", "launcher"))
-    told = sorted((_stamp(at), event, kind) for at, event, kind in _LINE.findall(text))
-    events, current = list[tuple[str, float]](), ""
-    for at, event, kind in told:
-        current = kind if event == "Receiving" else current
-        if current == "train" and at >= since:
-            events.append((event, at))
-    return events
-
-
-def _stamp(text: str) -> float:
-    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+    rounds = read_record(run).rounds
+    told = [_LINE.findall(federation.said(site))[-len(rounds) :] for site in SITES]
+    laps = [[float(lap) for lap in line] for lines in told for line in lines]
+    means = dict(zip(STAGES.values(), map(fmean, zip(*laps, strict=True)), strict=True))
+    whole = fmean(each.seconds["train"] for each in rounds)
+    return {**means, "the rest: server, and waiting": whole - sum(means.values())}
 
 
 def seconds_of(record: RunRecord) -> float:

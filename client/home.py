@@ -110,11 +110,6 @@ class SiteHome:
         return self.folder / "state"
 
     @property
-    def executor_secret(self) -> Path:
-        """The secret by which Flower's client knows our launcher; new at every start."""
-        return self.state / "superexec.secret"
-
-    @property
     def ledger(self) -> Path:
         """The ledger and the audit log."""
         return self.folder / "ledger"

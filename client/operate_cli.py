@@ -53,14 +53,13 @@ def stop(home: Home = HERE) -> None:
 
 
 def logs(
-    program: Annotated[str, typer.Argument(help="launcher or supernode")] = "launcher",
     lines: Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")] = 40,
     *,
     on: Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")] = False,
     home: Home = HERE,
 ) -> None:
-    """Show what a process has said."""
-    show(SiteHome(home).logs / f"{program}.log", lines, on=on)
+    """Show what the site's process has said."""
+    show(SiteHome(home).logs / "supernode.log", lines, on=on)
 
 
 def approve_bundle(

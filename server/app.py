@@ -33,6 +33,7 @@ from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
+from server.grid import changes
 from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
@@ -72,6 +73,8 @@ def build_logging_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
         config = dict(context.run_config)
+        for module, name, value in changes():
+            vars(module)[name] = value
         with logged(Path(str(config["folder"]))):
             conduct(grid, config, note)
 

@@ -128,12 +128,12 @@ class Federation:
 
     def worker(self, name: str) -> int:
         """The warm worker's process."""
-        launcher = self.pid(name, "launcher")
-        return self.until(lambda: _worker_of(launcher), f"the worker of {name} runs")
+        supernode = self.pid(name, "supernode")
+        return self.until(lambda: _worker_of(supernode), f"the worker of {name} runs")
 
     def said(self, name: str) -> str:
-        """All that a site's launcher has logged."""
-        path = self.site(name).logs / "launcher.log"
+        """All that a site's process has logged."""
+        path = self.site(name).logs / "supernode.log"
         return path.read_text() if path.exists() else ""
 
     def until_at_work(self, name: str, number: int, before: str) -> None:
@@ -221,8 +221,8 @@ def _pid(state: Path, program: str) -> int | None:
         return None
 
 
-def _worker_of(launcher: int) -> int | None:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+def _worker_of(supernode: int) -> int | None:
+    children = Path(f"/proc/{supernode}/task/{supernode}/children").read_text().split()
     for child in children:
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
             return int(child)
