@@ -56,10 +56,11 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")] = 40,
     *,
     on: Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="as the log has it, a JSON object a line")] = False,
     home: Home = HERE,
 ) -> None:
     """Show what the site's process has said."""
-    show(SiteHome(home).logs / "supernode.log", lines, on=on)
+    show(SiteHome(home).logs / "supernode.log", lines, on=on, as_json=as_json)
 
 
 def approve_bundle(

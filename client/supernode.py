@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, NoReturn
@@ -52,6 +53,7 @@ from client.launcher import Launcher
 from client.machine import read_machine, settings_of
 from client.worker import Worker
 from privacy.certificates import node_key
+from protocol import logs
 from protocol.children import end_by_signals
 from protocol.errors import WireError
 from protocol.pieces import give, take
@@ -202,7 +204,7 @@ def patient() -> RetryInvoker:
 
 def is_sent_away(error: Exception) -> bool:
     """Say whether this site may not connect; there Flower interrupts the process, worker and all."""
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == HTTPStatus.UNAUTHORIZED
 
 
 def is_broken_line(error: Exception) -> bool:
@@ -221,8 +223,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def main(home: SiteHome) -> None:
     """Take part until SIGTERM; what is being worked at when that comes is dropped."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every question whether there is work
+    logs.begin()
     settings = settings_of(home)
     for module, name, value in changes():
         vars(module)[name] = value

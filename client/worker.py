@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 from flwr.app import Error, Message
 
 from client.settings import Settings
+from protocol import logs
 from protocol.errors import WireError
 from protocol.leash import die_with
-from protocol.messages import receive_message, send_message
+from protocol.pipe import receive_message, send_message
 
 DIED, UNREADABLE = 1, 2
 STOP_S = 5.0
@@ -67,6 +68,7 @@ def died(asked: Message) -> Message:
 def serve(pipe: Connection, settings: Settings, parent: int) -> None:
     """Answer messages from `pipe` until it closes, or `parent` ends. Runs in the worker."""
     die_with(parent)
+    logs.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's to handle
     from client.app import answer, refuse  # noqa: PLC0415 - heavy imports belong to the worker
 

@@ -1,6 +1,6 @@
 """Processes that are kept alive for as long as their keeper lives.
 
-    keeper --starts--> child --its output--> LOGS/NAME.log, 10 MB each, the last five
+    keeper --starts--> child --its output--> LOGS/NAME.log, 10 MB each, the last five (`protocol.logs`)
 
 A child that ends is started again after 1, 2, 4, ... 10 s, and after 1 s once it had lived for a
 minute. When the keeper ends its children do: by SIGTERM, by SIGKILL five seconds later, and by the
@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from logging import Formatter, makeLogRecord
+from logging import makeLogRecord
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from rich.table import Table
 from protocol import files
 from protocol.claim import claim, holder
 from protocol.errors import SettingsError
+from protocol.logs import entry
 
 LOOPBACK = "127.0.0.1"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -224,11 +225,10 @@ def _report(state: Path, children: Iterable[Child]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Generator[Callable[[str], None]]:
-    """Yield what adds a dated line to the log; one that is full moves on, and the oldest goes."""
+    """Yield what adds a line to a program's log; one that is full moves on, and the oldest goes."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with closing(RotatingFileHandler(path, "a", LOG_BYTES, LOG_FILES, encoding="utf-8")) as handler:
-        handler.setFormatter(Formatter("%(asctime)s %(message)s"))
-        yield lambda line: handler.emit(makeLogRecord({"msg": line}))
+        yield lambda line: handler.emit(makeLogRecord({"msg": entry(path.stem, line, time.time())}))
 
 
 def _copy(output: IO[str], path: Path) -> None:

@@ -10,28 +10,20 @@ The buffer is the vector's own memory: nothing is copied until a real wire seria
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.common.serde import (
-    message_from_proto,
-    message_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
-from flwr.proto.message_pb2 import Message as MessageProto  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from protocol.errors import WireError
+from protocol.pipe import arrays_in
 from protocol.update import Update, Vectors
 
 T = TypeVar("T")
@@ -157,27 +149,6 @@ def reply_from_bytes(kept: bytes) -> Reply:
     return _reply(*_records_read(recorddict_from_proto(Proto.FromString(kept))))
 
 
-def send_message(pipe: Connection, message: Message) -> None:
-    """Hand a whole message to another of our processes: its head, then each vector from its own memory."""
-    arrays = list(_arrays(message.content)) if message.has_content() else []
-    pipe.send_bytes(message_to_proto(_hollow(message)).SerializeToString())
-    pipe.send_bytes(json.dumps([len(array.data) for array in arrays]).encode())
-    for array in arrays:
-        _write(pipe, memoryview(array.data))
-
-
-def receive_message(pipe: Connection) -> Message:
-    """Receive what `send_message` sent; its vectors can be written to.
-
-    Raises `EOFError` where the sender has ended.
-    """
-    message = message_from_proto(MessageProto.FromString(pipe.recv_bytes()))
-    sizes = json.loads(pipe.recv_bytes())
-    for array, size in zip(_arrays(message.content), sizes, strict=True) if sizes else ():
-        array.data = _read_exactly(pipe, size)  # pyright: ignore[reportAttributeAccessIssue]
-    return message
-
-
 def fingerprint(content: RecordDict) -> tuple[str, int]:
     """Return SHA-256 and size in bytes of a message's content: its facts, and every vector with its name."""
     written, arrays = cast("ConfigRecord", content["facts"]), cast("ArrayRecord", content["vectors"])
@@ -205,7 +176,7 @@ def _reply(facts: dict[str, Any], vectors: Vectors, named: dict[str, Vectors]) -
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of all vectors in a message's content."""
-    return sum(len(array.data) for array in _arrays(content))
+    return sum(len(array.data) for array in arrays_in(content))
 
 
 def solidify(message: Message) -> Message:
@@ -216,44 +187,9 @@ def solidify(message: Message) -> Message:
 
 
 def _solid(content: RecordDict) -> RecordDict:
-    for array in _arrays(content):
+    for array in arrays_in(content):
         array.data = bytes(array.data)
     return content
-
-
-def _hollow(message: Message) -> Message:
-    """Return the message without the bytes of its vectors."""
-    if not message.has_content():
-        return message
-    records = {
-        key: ArrayRecord({name: Array(a.dtype, a.shape, a.stype, b"") for name, a in record.items()})
-        if isinstance(record, ArrayRecord)
-        else record
-        for key, record in message.content.items()
-    }
-    return make_message(message.metadata, RecordDict(records))
-
-
-def _write(pipe: Connection, rest: memoryview) -> None:
-    while rest:
-        rest = rest[os.write(pipe.fileno(), rest) :]
-
-
-def _read_exactly(pipe: Connection, size: int) -> bytearray:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        if not (count := os.readv(pipe.fileno(), [rest])):
-            raise EOFError
-        rest = rest[count:]
-    return data
-
-
-def _arrays(content: RecordDict) -> Iterator[Array]:
-    # Flower's own `array_records` builds a checked copy at every access.
-    for record in content.values():
-        if isinstance(record, ArrayRecord):
-            yield from record.values()
 
 
 def _records(facts: Mapping[str, Any], vectors: Vectors, named: Mapping[str, Vectors]) -> RecordDict:

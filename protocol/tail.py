@@ -1,12 +1,14 @@
-"""Reading a log while it is written, across its rotation."""
+"""Reading a log while it is written, across its rotation: for people, or as it stands (`protocol.logs`)."""
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import typer
 
 from protocol.errors import SettingsError
+from protocol.logs import readable
 
 PAUSE_S = 0.3
 
@@ -34,11 +36,9 @@ def follow(path: Path) -> Iterator[str]:
         time.sleep(PAUSE_S)
 
 
-def show(path: Path, lines: int, *, on: bool) -> None:
-    """Print the last `lines`; with `on`, every later one until Ctrl-C too."""
+def show(path: Path, lines: int, *, on: bool, as_json: bool = False) -> None:
+    """Print the last `lines`; with `on`, every later one until Ctrl-C too; `as_json` as they stand there."""
     if not path.exists() and not on:
         raise SettingsError(f"{path}: nothing was said yet")
-    for line in last_lines(path, lines):
-        typer.echo(line)
-    for line in follow(path) if on else ():
-        typer.echo(line)
+    for line in chain(last_lines(path, lines), follow(path) if on else ()):
+        typer.echo(line if as_json else readable(line))

@@ -27,6 +27,7 @@ from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError
 from protocol.groups import PRIVATE
 from protocol.leash import die_with
+from protocol.logs import JsonLines
 from protocol.messages import Reply, Task
 from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.stages import Stage, stage_at, stages_of
@@ -85,7 +86,7 @@ def build_logging_app() -> ServerApp:
 def logged(folder: Path) -> Generator[None]:
     """Write what Consilium logs into the run's folder; an error that ends the block is there too."""
     handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(JsonLines("run"))
     ours = logging.getLogger("consilium")
     ours.setLevel(logging.INFO)
     ours.addHandler(handler)

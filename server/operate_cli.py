@@ -55,6 +55,7 @@ Home = Annotated[
 ]
 Lines = Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")]
+AsJson = Annotated[bool, typer.Option("--json", help="as the log has it, a JSON object a line")]
 Monitor = Annotated[
     int, typer.Option(min=0, max=65535, help="loopback port for health and Prometheus metrics; 0: none")
 ]
@@ -99,10 +100,11 @@ def server_logs(
     lines: Lines = 40,
     *,
     on: Follow = False,
+    as_json: AsJson = False,
     home: Home = HERE,
 ) -> None:
     """Show what a process has said."""
-    show(CoordinatorHome(home).logs / f"{program}.log", lines, on=on)
+    show(CoordinatorHome(home).logs / f"{program}.log", lines, on=on, as_json=as_json)
 
 
 # -- Runs ----------------------------------------------------------------------------------------
@@ -136,9 +138,11 @@ def run_status(run: Run = "", home: Home = HERE) -> None:
         console.print(site_rounds(record.rounds[-1].sites))
 
 
-def run_logs(run: Run = "", lines: Lines = 40, *, on: Follow = False, home: Home = HERE) -> None:
+def run_logs(
+    run: Run = "", lines: Lines = 40, *, on: Follow = False, as_json: AsJson = False, home: Home = HERE
+) -> None:
     """Show what a run has said."""
-    show(run_in(CoordinatorHome(home).runs, run) / LOG, lines, on=on)
+    show(run_in(CoordinatorHome(home).runs, run) / LOG, lines, on=on, as_json=as_json)
 
 
 def stop_run(run: Run = "", home: Home = HERE) -> None:

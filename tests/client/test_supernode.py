@@ -29,9 +29,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode import fleet_http_connection
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.main import create_app
+from flwr.supernode import fleet_http_connection
 
 from client import supernode
 from client.home import SiteHome
@@ -143,16 +143,19 @@ def test_a_task_is_answered_over_one_line_until_the_site_is_taken_out(
     home = founded(tmp_path, "north", host="127.0.0.1")
     north, hand = joined(home, tmp_path, "north"), Hand()
     vectors = {"shared": torch.rand(2_000_000), "head:tumour": torch.zeros(3)}
-    with _serving(home, north) as (address, link):
-        with _at_work(north, hand, monkeypatch), _wire(address, home, link) as wire:
-            (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=vectors))], 60.0)
-            assert arrival.reply is not None, arrival
-            assert arrival.reply.update is not None
-            assert all(torch.equal(arrival.reply.update.deltas[g], v) for g, v in vectors.items())
-            assert [objection for _, objection in hand.asked] == ["", ""]  # the bundle was ours
-            (node,) = link.nodes()
-            link.unregister(node.number)
-            assert _until(lambda: "not let in" in caplog.text)
+    with (
+        _serving(home, north) as (address, link),
+        _at_work(north, hand, monkeypatch),
+        _wire(address, home, link) as wire,
+    ):
+        (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=vectors))], 60.0)
+        assert arrival.reply is not None, arrival
+        assert arrival.reply.update is not None
+        assert all(torch.equal(arrival.reply.update.deltas[g], v) for g, v in vectors.items())
+        assert [objection for _, objection in hand.asked] == ["", ""]  # the bundle was ours
+        (node,) = link.nodes()
+        link.unregister(node.number)
+        assert _until(lambda: "not let in" in caplog.text)
     assert not hand.alive
 
 

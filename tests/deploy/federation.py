@@ -139,7 +139,7 @@ class Federation:
     def until_at_work(self, name: str, number: int, before: str) -> None:
         """Wait until a site has been given the training of round `number`, after it had said `before`."""
         self.until(
-            lambda: f"train, round {number}\n" in self.said(name).removeprefix(before),
+            lambda: f'train, round {number}"' in self.said(name).removeprefix(before),
             f"{name} trains in round {number}",
         )
 

@@ -40,7 +40,7 @@ def test_another_authority_is_refused_and_a_revoked_site_is_put_out(federation: 
     revoke(home, "west")
     federation.until_connected("north", "south")
     log = west.logs / "supernode.log"
-    federation.until(lambda: "ended with" in log.read_text(), "west's SuperNode was sent away")
+    federation.until(lambda: "not let in" in log.read_text(), "west was sent away")
     federation.stop("west")
 
     run = federation.begin("rounds=1")

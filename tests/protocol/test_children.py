@@ -1,5 +1,6 @@
 """Programs that are kept running, and end with their keeper."""
 
+import json
 import os
 import signal
 import subprocess
@@ -72,7 +73,8 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_steady_life(
     for lived in (0, 0, 0, 0, 0, 61, 0):
         child.since = time.time() - lived
         child._note_death()
-    assert [line.rpartition("in ")[2] for line in log.read_text().splitlines()] == [
+    said = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    assert [message.rpartition("in ")[2] for message in said] == [
         f"{pause} s" for pause in (1, 2, 4, 8, 10, 1, 2)
     ]
 

@@ -1,5 +1,6 @@
 """Whole runs through the real server and site code, in process."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -434,7 +435,7 @@ def test_a_run_that_nobody_watches_says_into_its_log_how_it_goes_and_why_it_ends
 
     with pytest.raises(QuorumError):
         run()
-    said = [line.split(" ", 2)[2] for line in (tmp_path / LOG).read_text().splitlines()]
+    said = [json.loads(line)["message"] for line in (tmp_path / LOG).read_text().splitlines()]
     assert said == [
         "round 1: north late: no reply within 5 s",
         "round 1 ended: 1 of 2 sites accepted",
