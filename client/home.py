@@ -118,3 +118,8 @@ class SiteHome:
     def logs(self) -> Path:
         """Logs of the processes."""
         return self.folder / "logs"
+
+    @staticmethod
+    def if_there(path: Path) -> Path | None:
+        """Return a path that people may have left out, or None."""
+        return path if path.exists() else None

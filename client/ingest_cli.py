@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from client.enrol_cli import HERE, Home
 from client.home import SiteHome
 from imaging.ingest.desk import Desk
 from imaging.ingest.manifest import Manifest
-from imaging.ingest.run import Watch, find
+from imaging.ingest.run import Watch, find, outlined
 from imaging.ingest.run import ingest as bring
 from imaging.quality import NAME as REPORT
 from protocol.errors import DataError
@@ -39,6 +40,7 @@ def ingest(
     or 1,
     rebuild: Annotated[bool, typer.Option(help="make every patient anew from the copies")] = False,
     digest: Annotated[str, typer.Option("--find", help="only say which file a digest stands for")] = "",
+    outlines: Annotated[bool, typer.Option(help="only list what outlines are called in the sources")] = False,
 ) -> None:
     """Read DICOM, NIfTI and tables of labels, de-identify them, and make a cohort ready for training."""
     desk = _desk(SiteHome(home), data, cohort, settings)
@@ -46,6 +48,9 @@ def ingest(
         typer.echo(_found(sources, desk, digest))
         return
     console = Console()
+    if outlines:
+        console.print(_outlined(sources, desk))
+        return
     with _bar(console) as watch:
         manifest = bring(sources, desk, workers=workers, rebuild=rebuild, watch=watch)
     console.print(_summary(manifest))
@@ -54,13 +59,9 @@ def ingest(
 
 def _desk(home: SiteHome, data: Path | None, cohort: str, settings: Path | None) -> Desk:
     fit(cohort, Title, "--cohort")
-    method, blackenings = settings or _if_there(home.ingest), _if_there(home.blackenings)
+    method, blackenings = settings or home.if_there(home.ingest), home.if_there(home.blackenings)
     folder = ((data or home.cohorts) / cohort).resolve()
     return Desk.at(str(folder), str(home.pseudonyms), _text(method), _text(blackenings))
-
-
-def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
 
 
 def _text(path: Path | None) -> str | None:
@@ -72,6 +73,13 @@ def _found(sources: list[Path], desk: Desk, digest: str) -> str:
     if name is None:
         raise DataError("no file of that digest under these sources: give those that it was read from")
     return name.replace("\0", ": ")
+
+
+def _outlined(sources: list[Path], desk: Desk) -> Table:
+    table = Table("called", "codes", "becomes", "files")
+    for told, files in sorted(outlined(sources, desk).items()):
+        table.add_row(*map(escape, told), str(files))
+    return table
 
 
 def _summary(manifest: Manifest) -> Table:

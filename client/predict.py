@@ -1,11 +1,11 @@
 """A trained model on a patient's study, with whatever modalities it has.
 
-    study     one scan a modality on one grid (imaging.study)
+    study     one scan a modality on one grid, by the way that made the cohort (imaging.study)
       -> cases         as in training (imaging.cases); a modality that is not there is absent, and so is one
                        in a case that it does not reach
       -> probabilities of each case (models.exported)
-      -> findings      a segmentation's are brought back to the scan's voxels, linearly, and cut at one half;
-                       other heads' are the mean over the cases
+      -> findings      a segmentation's are brought back to a scan's own voxels, linearly, and cut at one
+                       half; other heads' are the mean over the cases
 
 How sure the model is, is said in bits of entropy: 0 is certain, 1 is even odds between two. It is what the
 model believes of itself, and no more.
@@ -25,7 +25,6 @@ from imaging.derived import Classified, Segmented
 from imaging.provenance import Provenance
 from imaging.sources import SOURCES
 from imaging.study import Study
-from imaging.volume import Affine, canonical, turned_back
 from models.exported import Predictor
 from privacy.statement import statement
 from protocol.batch import Batch
@@ -38,7 +37,8 @@ AT_ONCE = 16
 HALF = 0.5
 TABLE = "a table, which a study does not hold"
 EMPTY = "its scan is empty, or does not reach the reference"
-WHOLE_SCANS = ("nifti", "ingested")
+INGESTED = "ingested"
+WHOLE_SCANS = ("nifti", INGESTED)
 """Sources whose cases are cut from whole scans, as they are here."""
 SUBSETS_OF = 4
 """Of so many modalities all subsets are tried: at most 14 predictions more."""
@@ -49,15 +49,13 @@ Outputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Grid:
-    """How the voxels of a scan and a model's cases correspond.
+    """How the voxels of a study's volumes and a model's cases correspond.
 
-    `affine`     of the scan as it is stored
-    `original`   its shape when its axes are turned to be the patient's
+    `original`   shape of the volumes
     `shape`      that, resampled for the model
     `size`       of a case
     """
 
-    affine: Affine
     original: Shape
     shape: Shape
     size: Shape
@@ -70,7 +68,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the model found; `entropy`: segmentation head -> bits of each voxel of the scan."""
+    """What the model found on the voxels of `study.onto`; `entropy`: segmentation head -> bits of each."""
 
     segmented: Mapping[str, Segmented]
     classified: Mapping[str, Classified]
@@ -116,16 +114,20 @@ def predict(predictor: Predictor, study: Study) -> Prediction:
     lacking = {**dict.fromkeys(recipe.modalities, EMPTY), **tables, **study.lacking}
     absent = {name: lacking[name] for name in recipe.modalities if name not in used}
     made = Provenance(recipe.name, recipe_hash(recipe), statement(recipe), used, absent)
-    findings = _findings(predictor, batch, grid)
-    return Prediction(study, made, findings, dict(_subsets(predictor, batch, grid, used)))
+    return Prediction(
+        study,
+        made,
+        _findings(predictor, batch, grid, study),
+        dict(_subsets(predictor, batch, grid, study, used)),
+    )
 
 
 def _subsets(
-    predictor: Predictor, batch: Batch, grid: Grid, used: tuple[str, ...]
+    predictor: Predictor, batch: Batch, grid: Grid, study: Study, used: tuple[str, ...]
 ) -> Iterator[tuple[str, Findings]]:
     for subset in subsets_of(used)[:-1] if len(used) <= SUBSETS_OF else ():
         shown = torch.tensor([name in subset for name in predictor.recipe.modalities])
-        yield subset_name(subset), _findings(predictor, batch.seeing(batch.present & shown), grid)
+        yield subset_name(subset), _findings(predictor, batch.seeing(batch.present & shown), grid, study)
 
 
 # -- From a study to cases -------------------------------------------------------------------
@@ -133,18 +135,17 @@ def _subsets(
 
 def _grid(recipe: Recipe, study: Study) -> Grid:
     options = check_part(SOURCES, recipe.data, "data")
-    stored = study.volumes[study.reference]
-    turned = canonical(stored)
-    here = spacing_of(turned.affine)
-    shape = resampled_shape(turned.values.shape, here, options.get("spacing_mm") or here)
-    return Grid(stored.affine, turned.values.shape, shape, tuple(options["size"]))
+    original = next(iter(study.volumes.values())).values.shape
+    here = spacing_of(study.affine)
+    shape = resampled_shape(original, here, options.get("spacing_mm") or here)
+    return Grid(original, shape, tuple(options["size"]))
 
 
 def _batch(recipe: Recipe, study: Study, grid: Grid) -> Batch:
     inputs, present = dict[str, Tensor](), list[Tensor]()
     for name, modality in recipe.modalities.items():
         if name in study.volumes:
-            scan = torch.from_numpy(canonical(study.volumes[name]).values)
+            scan = torch.from_numpy(study.volumes[name].values)
             inputs[name], here = to_cases(scan, grid.shape, grid.size)
         else:
             blank = (modality.features,) if modality.kind == "table" else (1, *grid.size)
@@ -156,16 +157,18 @@ def _batch(recipe: Recipe, study: Study, grid: Grid) -> Batch:
 # -- From cases to findings ------------------------------------------------------------------
 
 
-def _findings(predictor: Predictor, batch: Batch, grid: Grid) -> Findings:
+def _findings(predictor: Predictor, batch: Batch, grid: Grid, study: Study) -> Findings:
     seen = batch.present.any(1)
     outputs = _outputs(predictor, batch.map(lambda x: x[seen]))
-    looked = looked_at(grid.shape, grid.size, grid.original, seen).numpy()
+    looked = study.back(looked_at(grid.shape, grid.size, grid.original, seen).numpy().astype(np.float32))
     segmented, classified, entropy = dict[str, Segmented](), dict[str, Classified](), dict[str, Maps]()
     for name, head in predictor.recipe.heads.items():
         if head.kind == "segmentation":
             chances = outputs[name].new_zeros(grid.cases, *outputs[name].shape[1:])
             chances[seen] = outputs[name]
-            segmented[name], entropy[name] = _segmented(chances, looked, grid)
+            segmented[name], entropy[name] = _segmented(
+                from_cases(chances, grid.shape, grid.original), looked > HALF, study
+            )
         else:
             classified[name] = _classified(name, head, outputs[name].mean(0))
     return Findings(segmented, classified, entropy)
@@ -180,15 +183,14 @@ def _outputs(predictor: Predictor, batch: Batch) -> Outputs:
     return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}
 
 
-def _segmented(chances: Tensor, looked: NDArray[np.bool_], grid: Grid) -> tuple[Segmented, Maps]:
-    """Return what cases' probabilities `(N, C, *size)` say on the scan's voxels, and their entropy there."""
-    there = from_cases(chances, grid.shape, grid.original)  # (C, *original)
+def _segmented(chances: Tensor, looked: NDArray[np.bool_], study: Study) -> tuple[Segmented, Maps]:
+    """Return what probabilities `(C, X, Y, Z)` say on the voxels of `study.onto`, and their entropy."""
+    there = torch.from_numpy(np.stack([study.back(each.numpy()) for each in chances]))
     bits = _bits(torch.stack([there, 1 - there])).mean(0).numpy()
     labels = torch.where(there.max(0).values > HALF, there.argmax(0) + 1, 0).numpy().astype(np.uint8)
-    voxel_mm3 = abs(float(np.linalg.det(grid.affine[:3, :3])))
+    voxel_mm3 = abs(float(np.linalg.det(study.stored.affine[:3, :3])))
     volumes = tuple(float((labels == n).sum()) * voxel_mm3 for n in range(1, len(there) + 1))
-    found = Segmented(turned_back(labels, grid.affine), volumes, float(bits[looked].mean()))
-    return found, turned_back(bits, grid.affine)
+    return Segmented(labels, volumes, float(bits[looked].mean())), bits
 
 
 def _classified(name: str, head: Head, mean: Tensor) -> Classified:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,18 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from client.predict import Prediction, predict, scans_of
+from client.enrol_cli import HERE, Home
+from client.home import SiteHome
+from client.predict import INGESTED, Prediction, predict, scans_of
 from client.predict_files import write_prediction
 from imaging.derived import label_of
-from imaging.modality import Rules, site_rules
-from imaging.study import read_study
+from imaging.ingest.manifest import made_by
+from imaging.ingest.settings import Method, read_method
+from imaging.modality import site_rules
+from imaging.study import as_scanned, read_study
 from models.exported import Predictor, load
 from protocol.errors import DataError, DicomError
+from protocol.recipe import Recipe
 
 
 def predict_studies(
@@ -23,8 +29,13 @@ def predict_studies(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="a folder of DICOM files each")],
     *,
     out: Annotated[Path, typer.Option(help="where a folder a study is written: study-1, study-2, ...")],
+    home: Home = HERE,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="how this site's scans are made ready; by default the home's ingest.yaml"),
+    ] = None,
     reference: Annotated[
-        str, typer.Option(help="modality on whose voxels masks lie; by default the first")
+        str, typer.Option(help="modality on whose voxels masks lie; by default that which gives the grid")
     ] = "",
     modalities: Annotated[
         Path | None, typer.Option(help="this site's own rules of modalities, a .yaml")
@@ -32,16 +43,18 @@ def predict_studies(
 ) -> None:
     """Outline and classify studies with whatever modalities they have. Research use only.
 
-    Studies are called by their place in the command, since a folder's name may be a patient's.
+    Their scans are made ready as those of the cohort were that the model was trained on. Studies are called
+    by their place in the command, since a folder's name may be a patient's.
     """
     predictor = load(model)
-    scans_of(predictor.recipe)
-    rules = site_rules(modalities) if modalities else None
+    method, prepared = _method(predictor.recipe, SiteHome(home), settings)
+    method = replace(method, rules=site_rules(modalities)) if modalities else method
     console, failed = Console(), 0
+    console.print(prepared, markup=False, highlight=False, soft_wrap=True)
     for number, study in enumerate(track(studies, "predicting", console=console, transient=True), 1):
         name = f"study-{number}"
         try:
-            told = list(_one(predictor, study, out / name, reference, rules))
+            told = list(_one(predictor, study, out / name, reference, method))
         except DataError as error:
             told, failed = [str(error)], failed + 1
         for line in told:
@@ -52,9 +65,19 @@ def predict_studies(
         )
 
 
-def _one(
-    predictor: Predictor, study: Path, folder: Path, reference: str, rules: Rules | None
-) -> Iterator[str]:
+def _method(recipe: Recipe, home: SiteHome, settings: Path | None) -> tuple[Method, str]:
+    """Return how scans are made ready for a model, and what is told of that."""
+    if recipe.data.name != INGESTED:
+        return as_scanned(
+            scans_of(recipe)
+        ), "scans are used as they are: the model was not trained on a cohort of ours"
+    method = read_method(settings or home.if_there(home.ingest))
+    same = sorted(folder.name for folder in home.cohorts.glob("*") if made_by(folder, method))
+    told = f"as for cohort {', '.join(same)}" if same else "by settings that no cohort here was made with"
+    return method, f"scans are made ready {told}"
+
+
+def _one(predictor: Predictor, study: Path, folder: Path, reference: str, method: Method) -> Iterator[str]:
     """Predict one study and yield what there is to tell of it, naming nobody."""
     refused = Counter[str]()
 
@@ -63,7 +86,7 @@ def _one(
         refused[error.reason] += 1
 
     found = predict(
-        predictor, read_study(study, scans_of(predictor.recipe), refuse, reference=reference, rules=rules)
+        predictor, read_study(study, scans_of(predictor.recipe), refuse, method=method, onto=reference)
     )
     write_prediction(folder, found)
     yield from _told(found)

@@ -1,6 +1,6 @@
 """What is written of a prediction, in one folder a study that only its owner may open.
 
-    HEAD.seg.dcm       DICOM SEG on the reference series' voxels
+    HEAD.seg.dcm       DICOM SEG on a series' voxels, by default the reference's
     report.sr.dcm      DICOM structured report: volumes, probabilities, entropies
     HEAD.nii.gz        the same label map as NIfTI
     HEAD.png           the label map's outline on each scan, and where the model was unsure
@@ -11,7 +11,7 @@ The folder gets its name when it is whole, and is never written over.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from client.predict import Findings, Prediction
 from imaging.derived import label_of, source_of
 from imaging.measurements import write_report
 from imaging.pictures import draw
+from imaging.recognised import Series
 from imaging.segmentation import write_segmentation
-from imaging.study import Series
-from imaging.volume import save_labels
+from imaging.study import Study
+from imaging.volume import Volume, save_labels
 from protocol.errors import DataError, SettingsError
 
 OWNER_ONLY = 0o700
@@ -53,9 +54,8 @@ def write_prediction(folder: Path, prediction: Prediction) -> None:
 
 def _write(folder: Path, prediction: Prediction) -> None:
     study, made, findings = prediction.study, prediction.made, prediction.findings
-    source = source_of(study.series[study.reference].stack)
-    scans = {name: study.volumes[name] for name in made.used}
-    affine = study.volumes[study.reference].affine
+    source, affine = source_of(study.series[study.onto].stack), study.stored.affine
+    scans = {name: _shown(study, study.volumes[name]) for name in made.used}
     written = {
         head: (found, write_segmentation(folder / f"{head}.seg.dcm", head, found, source, made))
         for head, found in findings.segmented.items()
@@ -68,25 +68,32 @@ def _write(folder: Path, prediction: Prediction) -> None:
     (folder / "prediction.json").write_text(text + "\n", encoding="utf-8")
 
 
+def _shown(study: Study, volume: Volume) -> Volume:
+    """Return what the model saw, on the voxels that results are written on."""
+    return Volume(study.back(volume.values, float(volume.values.min())), study.stored.affine)
+
+
 def _plain(prediction: Prediction) -> dict[str, Any]:
     study, made = prediction.study, prediction.made
     return {
         "model": {"name": made.model, "recipe_sha256": made.recipe_hash, "privacy": made.privacy},
         "software": made.software,
         "reference": study.reference,
-        "used": {name: _of_series(study.series[name]) for name in made.used},
+        "written_on": study.onto,
+        "used": {name: _of_series(study.series[name], study.steps[name]) for name in made.used},
         "absent": dict(made.absent),
         "found": _of_findings(prediction.findings),
         "found_by_subset": {name: _of_findings(each) for name, each in prediction.subsets.items()},
     }
 
 
-def _of_series(series: Series) -> dict[str, Any]:
+def _of_series(series: Series, steps: Sequence[Any]) -> dict[str, Any]:
     modality = series.modality
     return {
         "slices": len(series.stack.frames),
         "confidence": round(modality.confidence, 3),
         "because": list(modality.because),
+        "steps": list(steps),
     }
 
 

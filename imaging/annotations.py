@@ -8,19 +8,19 @@ A segmentation on another grid is brought to the series' by the nearest voxel. W
 of reference is refused: nobody knows where it would lie.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-from matplotlib.path import Path as Outline
+from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 
 from imaging.decoding import is_encoded, stored
-from imaging.dicom import failures, items, numbers, read_header, read_whole, text
+from imaging.dicom import failures, items, number, numbers, read_header, read_whole, text
 from imaging.reasons import Reason
 from imaging.series import Stack, geometry
 from imaging.volume import LPS_TO_RAS, Affine, Volume, resampled
@@ -29,6 +29,8 @@ from protocol.errors import DicomError
 Mask = NDArray[np.bool_]
 """`(X, Y, Z)` in a stack's columns, rows and slices."""
 
+KINDS = (uid.SegmentationStorage, uid.RTStructureSetStorage)
+SEGMENTED, OBSERVED = "SegmentedPropertyTypeCodeSequence", "RTROIIdentificationCodeSequence"
 CONTOURS = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 HALF = 0.5
 FLAT = 0.1
@@ -36,15 +38,68 @@ FLAT = 0.1
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """One outlined structure, under the name that its file gives it."""
+class Outline:
+    """What is said of one outlined structure: the name that its file gives it, `codes` as SCHEME:VALUE."""
 
+    number: int
     label: str
-    mask: Mask
+    codes: tuple[str, ...] = ()
 
 
-def read_annotations(path: Path, stack: Stack) -> list[Annotation]:
-    """Return what the file outlines in a series, in the file's order.
+@dataclass(frozen=True)
+class Annotation(Outline):
+    """One outlined structure and where it is."""
+
+    mask: Mask = field(kw_only=True)
+
+
+Wanted = Callable[[Outline], bool]
+
+
+def is_annotation(header: Dataset) -> bool:
+    """Tell by a header whether a file outlines something."""
+    return text(header, "SOPClassUID") in KINDS
+
+
+def outlines(header: Dataset) -> list[Outline]:
+    """Return what a file says that it outlines, without looking where."""
+    segments = [
+        Outline(int(number(each, "SegmentNumber") or 0), text(each, "SegmentLabel"), _codes(each, SEGMENTED))
+        for each in items(header, "SegmentSequence")
+    ]
+    observed = {
+        text(each, "ReferencedROINumber"): each for each in items(header, "RTROIObservationsSequence")
+    }
+    return segments or [
+        Outline(
+            int(number(each, "ROINumber") or 0),
+            text(each, "ROIName"),
+            _codes(observed.get(text(each, "ROINumber"), Dataset()), OBSERVED),
+        )
+        for each in items(header, "StructureSetROISequence")
+    ]
+
+
+def drawn_on(header: Dataset) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the series and the frames of reference that a file says it was drawn on."""
+    frames = items(header, "ReferencedFrameOfReferenceSequence")
+    studies = [study for frame in frames for study in items(frame, "RTReferencedStudySequence")]
+    series = [each for study in studies for each in items(study, "RTReferencedSeriesSequence")]
+    series += items(header, "ReferencedSeriesSequence")
+    return (
+        frozenset(text(each, "SeriesInstanceUID") for each in series) - {""},
+        frozenset(text(each, "FrameOfReferenceUID") for each in [header, *frames]) - {""},
+    )
+
+
+def _codes(item: Dataset, sequence: str) -> tuple[str, ...]:
+    return tuple(
+        f"{text(each, 'CodingSchemeDesignator')}:{text(each, 'CodeValue')}" for each in items(item, sequence)
+    )
+
+
+def read_annotations(path: Path, stack: Stack, wanted: Wanted = lambda _: True) -> list[Annotation]:
+    """Return what is `wanted` of what the file outlines in a series, in the file's order.
 
     Raises:
         DicomError: as `imaging.dicom.read_whole`, or NO_PIXELS for another kind of file, NO_GEOMETRY where it
@@ -52,9 +107,9 @@ def read_annotations(path: Path, stack: Stack) -> list[Annotation]:
     """
     header = read_header(path)
     if text(header, "SOPClassUID") == uid.SegmentationStorage:
-        return _segments(path, header, stack)
+        return _segments(path, header, stack, wanted)
     if text(header, "SOPClassUID") == uid.RTStructureSetStorage:
-        return list(_regions(header, stack))
+        return list(_regions(header, stack, wanted))
     raise DicomError(Reason.NO_PIXELS, "it is neither a segmentation nor a structure set")
 
 
@@ -67,7 +122,7 @@ def _require_same_frame(theirs: str, stack: Stack) -> None:
 # -- Segmentations ---------------------------------------------------------------------------
 
 
-def _segments(path: Path, header: Dataset, stack: Stack) -> list[Annotation]:
+def _segments(path: Path, header: Dataset, stack: Stack, wanted: Wanted) -> list[Annotation]:
     _require_same_frame(text(header, "FrameOfReferenceUID"), stack)
     if is_encoded(header):
         raise DicomError(Reason.UNKNOWN_SYNTAX, "a compressed segmentation is not read: decompress it")
@@ -76,17 +131,16 @@ def _segments(path: Path, header: Dataset, stack: Stack) -> list[Annotation]:
     dataset = read_whole(path)
     with failures(Reason.UNREADABLE):
         segmentation = hd.seg.Segmentation.from_dataset(dataset, copy=False)
-        return [_segment(segmentation, number, *grid) for number in segmentation.segment_numbers]
+        return [_segment(segmentation, each, *grid) for each in outlines(header) if wanted(each)]
 
 
 def _segment(
-    segmentation: hd.seg.Segmentation, number: int, affine: Affine, shape: tuple[int, int, int]
+    segmentation: hd.seg.Segmentation, outline: Outline, affine: Affine, shape: tuple[int, int, int]
 ) -> Annotation:
-    label = str(segmentation.get_segment_description(number).segment_label)
-    volume = segmentation.get_volume(segment_numbers=[number])
+    volume = segmentation.get_volume(segment_numbers=[outline.number])
     values = volume.array[..., 0].astype(np.float32)
     found = resampled(Volume(values, LPS_TO_RAS @ volume.affine), affine, shape, nearest=True)
-    return Annotation(label, found.values >= HALF)
+    return Annotation(outline.number, outline.label, outline.codes, mask=found.values >= HALF)
 
 
 def _shape(stack: Stack) -> tuple[int, int, int]:
@@ -96,15 +150,20 @@ def _shape(stack: Stack) -> tuple[int, int, int]:
 # -- Structure sets --------------------------------------------------------------------------
 
 
-def _regions(header: Dataset, stack: Stack) -> Iterator[Annotation]:
+def _regions(header: Dataset, stack: Stack, wanted: Wanted) -> Iterator[Annotation]:
     """Yield the regions that have contours; those that are marked by points have no inside."""
-    outlines = {text(each, "ReferencedROINumber"): each for each in items(header, "ROIContourSequence")}
+    drawn = {number(each, "ReferencedROINumber"): each for each in items(header, "ROIContourSequence")}
+    frames = {
+        number(each, "ROINumber"): text(each, "ReferencedFrameOfReferenceUID")
+        for each in items(header, "StructureSetROISequence")
+    }
     to_voxels: Affine = np.linalg.inv(geometry(stack)).astype(np.float64)
-    for region in items(header, "StructureSetROISequence"):
-        contours = list(_contours(outlines.get(text(region, "ROINumber"), Dataset())))
+    for each in filter(wanted, outlines(header)):
+        contours = list(_contours(drawn.get(each.number, Dataset())))
         if contours:
-            _require_same_frame(text(region, "ReferencedFrameOfReferenceUID"), stack)
-            yield Annotation(text(region, "ROIName"), _filled(contours, to_voxels, _shape(stack)))
+            _require_same_frame(frames[each.number], stack)
+            mask = _filled(contours, to_voxels, _shape(stack))
+            yield Annotation(each.number, each.label, each.codes, mask=mask)
 
 
 def _contours(outline: Dataset) -> Iterator[NDArray[np.float64]]:
@@ -123,7 +182,7 @@ def _filled(contours: list[NDArray[np.float64]], to_voxels: Affine, shape: tuple
     for contour in contours:
         points = contour @ to_voxels[:3, :3].T + to_voxels[:3, 3]
         mask[:, :, _slice(points[:, 2], shape[2])] ^= (
-            Outline(points[:, :2], closed=False).contains_points(centres).reshape(shape[:2])
+            Polygon(points[:, :2], closed=False).contains_points(centres).reshape(shape[:2])
         )
     return mask
 

@@ -36,10 +36,13 @@ def resampled_shape(shape: Shape, here_mm: Spacing, there_mm: Spacing) -> Shape:
 
 
 def to_cases(scan: Tensor, shape: Shape, size: Shape) -> Found:
-    """Return the cases of a scan `(X, Y, Z)` that is resampled to `shape`; a black one is not there."""
+    """Return the cases of a scan `(X, Y, Z)` that is resampled to `shape`; a black one is not there.
+
+    Black is 0, or the scan's darkest value, with which is filled what it does not reach.
+    """
     volume = resized(scan[None, None], shape)  # (1, 1, X', Y', Z')
     values = normalised(volume)
-    black = cut(volume == 0, size).flatten(1).all(1)
+    black = cut((volume == 0) | volume.isclose(volume.min()), size).flatten(1).all(1)
     return fitted(cut(values, size), size, float(values.min())), ~black
 
 

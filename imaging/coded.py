@@ -17,7 +17,7 @@ from imaging.values import told
 _VALUES = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _LONGEST_MEANING = 64  # of the representation LO, PS3.5 6.2
 _FORMER = {"SNM3": "SRT", "99SDM": "SRT"}
-_SCHEMES = {"DCM": codes.DCM, "SCT": codes.SCT, "SRT": codes.SCT, "UCUM": codes.UCUM}
+SCHEMES = {"DCM": codes.DCM, "SCT": codes.SCT, "SRT": codes.SCT, "UCUM": codes.UCUM}
 
 
 def is_coded(item: Dataset) -> bool:
@@ -42,6 +42,6 @@ def entry(value: str, scheme: str) -> Dataset:
 @cache
 def _known(value: str, scheme: str) -> Code:
     wanted = Code(value, scheme, "")
-    names = _SCHEMES.get(scheme)
+    names = SCHEMES.get(scheme)
     found = (getattr(names, name) for name in names.dir()) if names else ()
     return next((code for code in found if code == wanted), codes.SCT.Unknown)

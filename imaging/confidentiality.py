@@ -25,7 +25,7 @@ import yaml
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
 
 Action = Literal[
-    "remove", "empty", "dummy", "keep", "items", "uid", "shift", "words", "identifier", "patient"
+    "remove", "empty", "dummy", "keep", "items", "uid", "shift", "words", "identifier", "patient", "label"
 ]
 Row = Mapping[str, str]
 
@@ -48,6 +48,7 @@ def rules() -> Mapping[int, Rule]:
     plain = {_tag(keyword): Rule("keep") for module in kept["keep"].values() for keyword in module}
     plain |= {_tag(keyword): Rule("words", "dummy") for keyword in kept["words"]}
     plain |= {_tag(keyword): Rule("identifier", "empty") for keyword in kept["identifiers"]}
+    plain |= {_tag(keyword): Rule("label", "dummy") for keyword in kept["labels"]}
     listed = {int(row["tag"], 16): row for row in table() if _is_of_an_image(row["tag"])}
     return plain | {tag: _rule(tag, row, plain.get(tag)) for tag, row in listed.items()}
 

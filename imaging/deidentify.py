@@ -12,6 +12,7 @@ depth of nested sequences:
                            Longitudinal Temporal Information, Modified Dates)
     descriptions           only listed words stay (option Clean Descriptors), and none of the patient's own
                            name
+    names of outlines      replaced by a keyed stand-in too: people write anything there
     codes                  with their official meanings, or none (`imaging/coded.py`)
     numbers, coded words   stay if they are what they should be (`imaging/values.py`)
     private attributes     only listed numbers stay (option Retain Safe Private), and how a mosaic's tiles lie
@@ -258,6 +259,7 @@ _ACTIONS: dict[Action, Callable[[DataElement, Place], DataElement | None]] = {
     "items": _items,
     "uid": _uid,
     "identifier": _identifier,
+    "label": lambda element, place: renewed(element, place.patient.pseudonyms.label(text(element))),
     "patient": lambda element, place: renewed(element, place.patient.name),
     "words": _words,
     "shift": _shift,

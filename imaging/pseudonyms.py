@@ -8,6 +8,7 @@ nobody else can try, and two sites' stand-ins for one patient do not match.
 
     UID          2.25 and a UUID made of the hash (PS3.5 B.2); UIDs that the standard itself defines stay
     identifier   16 hexadecimal digits
+    label        the same; upper and lower case and spaces make no difference
     date, time   moved back by one to ten years, to the microsecond; one offset for each patient
 """
 
@@ -45,6 +46,10 @@ class Pseudonyms:
     def identifier(self, kind: str, original: str) -> str:
         """Return 16 hexadecimal digits for `original`; the same number of another kind gets others."""
         return self._digest(f"identifier {kind}", original).hex()[:16].upper()
+
+    def label(self, original: str) -> str:
+        """Return 16 hexadecimal digits for what somebody has called an outline."""
+        return self.identifier("label", " ".join(original.casefold().split()))
 
     def offset(self, patient: str) -> timedelta:
         """Return by how much this patient's dates are moved, a negative time span."""

@@ -1,105 +1,146 @@
-"""A patient's study as a model wants it: one scan a modality, all on one grid.
+"""A patient's study as a model wants it: brought to one grid by the way that made its cohort.
 
-    folder -> stacks (imaging.series) -> the surest series of each modality wanted (imaging.modality)
-           -> volumes on the grid of the `reference`, the first modality that is there
+    folder -> stacks (imaging.series) -> what each is (imaging.recognised), by headers without identifiers
+           -> one scan of each modality that is wanted (imaging.ingest.scans)
+           -> one grid (imaging.ingest.bring)
 
-Whoever trains registers scans first; here the scanner's own coordinates must do. They hold within
-a frame of reference (PS3.3 C.7.4.1), so a series of another one is not used, and said to be lacking.
+and back: what is found on that grid is brought to the voxels of a series as it was scanned, against the
+motion by which it came.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from SimpleITK import Transform
 
+from imaging.deidentify import deidentify
 from imaging.dicom import read_header, text
-from imaging.modality import Modality, Rules, classify
-from imaging.reasons import Reason
-from imaging.series import Refuse, Stack, collect, read_volume
-from imaging.volume import Vector, Volume, resampled
-from protocol.errors import DataError, DicomError
+from imaging.ingest import bring, space
+from imaging.ingest.bring import Brought
+from imaging.ingest.scans import chosen, dicom_scan
+from imaging.ingest.settings import IngestSettings, Method
+from imaging.ingest.space import Grid
+from imaging.modality import Rules, shipped_rules
+from imaging.pseudonyms import KEY_BYTES, Pseudonyms
+from imaging.recognised import Series, recognised
+from imaging.series import Refuse, collect, geometry
+from imaging.volume import LPS_TO_RAS, Affine, Volume
+from protocol.errors import DataError
 
-PARALLEL = 1 - 1e-3
-"""The least cosine of two directions that are one."""
 MISSING = "the study has no series of it"
-ELSEWHERE = "lies in another frame of reference: register it to the others"
-
-
-@dataclass(frozen=True)
-class Series:
-    """One scan's files, the header of one of them, and what it was taken for."""
-
-    stack: Stack
-    header: Dataset
-    modality: Modality
 
 
 @dataclass(frozen=True)
 class Study:
     """What there is of the modalities wanted, in their order.
 
-    `volumes` are on one grid, that of the series `reference` as it was scanned; `lacking`: modality ->
-    why it is not used.
+    `reference`  gave the grid that `volumes` are on
+    `series`     what was used, and `onto`, on whose voxels results are written
+    `steps`      modality -> what was done to it
+    `lacking`    modality -> why it is not used
+    `stored`     where the voxels of `onto` lie, as they were scanned
+    `motion`     from a point of the reference to that of `onto` which shows the same; None: itself
     """
 
     reference: str
+    onto: str
     series: Mapping[str, Series]
     volumes: Mapping[str, Volume]
+    steps: Mapping[str, Sequence[Any]]
     lacking: Mapping[str, str]
+    affine: Affine
+    stored: Grid
+    motion: Transform | None
+
+    def back(self, values: NDArray[np.float32], fill: float = 0.0) -> NDArray[np.float32]:
+        """Return values of the volumes' grid on the voxels of `onto`, linearly; `fill` where none are."""
+        motion = self.motion.GetInverse() if self.motion else None
+        return space.resampled(Volume(values, self.affine), self.stored, motion, fill=fill).values
+
+
+def as_scanned(wanted: Sequence[str], rules: Rules | None = None) -> Method:
+    """Return the method that changes nothing but the grid, to that of the first modality that is there."""
+    return Method(IngestSettings(reference=tuple(wanted), crop=False), rules or shipped_rules())
 
 
 def read_study(
-    folder: Path, wanted: Sequence[str], refuse: Refuse, *, reference: str = "", rules: Rules | None = None
+    folder: Path, wanted: Sequence[str], refuse: Refuse, *, method: Method | None = None, onto: str = ""
 ) -> Study:
     """Read the DICOM files under `folder`.
 
     Args:
         folder: one study of one patient; files that are no DICOM images are passed over.
-        wanted: modalities, those that come first being preferred as reference.
+        wanted: the model's modalities.
         refuse: told of each file that was not read.
-        reference: the modality on whose grid the others are brought; the first that is there if empty.
-        rules: of modalities, the shipped ones if None.
+        method: how its cohort was made; None: `as_scanned`.
+        onto: the modality on whose voxels results are written; the reference if empty.
 
     Raises:
         DataError: none of the modalities is there, or the folder holds several studies or patients.
     """
     if not folder.is_dir():
         raise DataError("a study is a folder of DICOM files: this one is not there")
+    method = _wanting(method or as_scanned(wanted), wanted)
     stacks = collect(sorted(path for path in folder.rglob("*") if path.is_file()), refuse)
-    known = list(_classified(stacks, rules))
+    known = list(recognised(stacks, method.rules, partial(_clean, Pseudonyms(os.urandom(KEY_BYTES)))))
     _require_one(known)
-    read, lacking = dict[str, tuple[Series, Volume]](), dict[str, str]()
-    for name in wanted:
-        candidates = [series for series in known if series.modality.name == name]
-        try:
-            read[name] = _surest(candidates)
-        except DicomError as error:
-            lacking[name] = str(error) if candidates else MISSING
-    chosen = _reference(reference, read, lacking, known)
-    return _on_one_grid(chosen, read, lacking)
+    reasons = dict[str, str]()
+
+    def aside(name: str, word: str, why: str) -> None:
+        reasons.setdefault(name, f"{word}: {why}")
+
+    named = chosen([scan for series in known for scan in dicom_scan(series, method, aside)], aside)
+    there = bring.common(named, method.settings, aside)
+    if there is None:
+        raise _nothing(wanted, reasons, known)
+    needed = {name: named[name] for name in named if name in {*wanted, onto, there.scan.name}}
+    found = {each.scan.name: each for each in bring.brought(needed, there)}
+    lacking = {name: reasons.get(name, MISSING) for name in wanted if name not in found}
+    if len(lacking) == len(wanted):
+        raise _nothing(wanted, lacking, known)
+    return _study(there.scan.name, onto or there.scan.name, found, wanted, lacking)
 
 
-def _classified(stacks: Sequence[Stack], rules: Rules | None) -> Iterator[Series]:
-    by_uid: defaultdict[str, list[Stack]] = defaultdict(list)
-    for stack in stacks:
-        by_uid[stack.series].append(stack)
-    for series in by_uid.values():
-        slices, turned = sum(len(stack.frames) for stack in series), _orientations(series)
-        for stack in series:
-            header = read_header(stack.frames[0].path)
-            yield Series(stack, header, classify(header, slices=slices, orientations=turned, rules=rules))
+def _study(
+    reference: str, onto: str, found: Mapping[str, Brought], wanted: Sequence[str], lacking: Mapping[str, str]
+) -> Study:
+    if onto not in found:
+        why = lacking.get(onto, "the model has no such modality")
+        raise DataError(f"reference '{onto}': {why}; choose another")
+    used = [name for name in wanted if name in found]
+    series = {name: each.scan.series for name, each in found.items() if each.scan.series}
+    stack = series[onto].stack
+    shape = stack.frames[0].columns, stack.frames[0].rows, len(stack.frames)
+    return Study(
+        reference,
+        onto,
+        series,
+        {name: found[name].volume for name in used},
+        {name: found[name].steps for name in used},
+        lacking,
+        found[reference].volume.affine,
+        Grid(shape, LPS_TO_RAS @ geometry(stack)),
+        found[onto].motion,
+    )
 
 
-def _orientations(stacks: Sequence[Stack]) -> int:
-    """Count the directions, no two of them parallel, in which a series was sliced."""
-    normals: list[Vector] = []
-    for stack in stacks:
-        normal = stack.frames[0].normal
-        if all(abs(normal @ other) < PARALLEL for other in normals):
-            normals.append(normal)
-    return len(normals)
+def _wanting(method: Method, wanted: Sequence[str]) -> Method:
+    """Return the method with the model's modalities among those that are taken."""
+    taken = method.settings.modalities
+    modalities = (*taken, *wanted) if taken else ()
+    return replace(method, settings=replace(method.settings, modalities=modalities))
+
+
+def _clean(pseudonyms: Pseudonyms, path: Path) -> Dataset:
+    """Return a header as a cohort's copies have it: by another one a series might be taken for another."""
+    return deidentify(read_header(path), pseudonyms)[0]
 
 
 def _require_one(series: Sequence[Series]) -> None:
@@ -108,46 +149,7 @@ def _require_one(series: Sequence[Series]) -> None:
             raise DataError(f"the folder holds {count} {what}: give each study a folder of its own")
 
 
-def _surest(candidates: Sequence[Series]) -> tuple[Series, Volume]:
-    """Return the surest series that makes a volume, of equally sure ones that with most slices.
-
-    Raises `DicomError`: that of the surest one if none makes a volume.
-    """
-    failures = [DicomError(Reason.NO_SERIES, MISSING)]
-    for series in sorted(candidates, key=_rank):
-        try:
-            return series, read_volume(series.stack)
-        except DicomError as error:
-            failures.append(error)
-    raise failures[:2][-1]
-
-
-def _rank(series: Series) -> tuple[float, int, str]:
-    return -series.modality.confidence, -len(series.stack.frames), series.stack.series
-
-
-def _reference(
-    asked: str, read: Mapping[str, object], lacking: Mapping[str, str], known: Sequence[Series]
-) -> str:
-    if asked and asked not in read:
-        why = lacking.get(asked, "the model has no such modality")
-        raise DataError(f"reference '{asked}': {why}; choose another")
-    if not read:
-        there = ", ".join(sorted({series.modality.name for series in known})) or "nothing that can be read"
-        why = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
-        raise DataError(f"none of the model's modalities is there ({why}); the study holds {there}")
-    return asked or next(iter(read))
-
-
-def _on_one_grid(
-    reference: str, read: Mapping[str, tuple[Series, Volume]], lacking: Mapping[str, str]
-) -> Study:
-    series, grid = read[reference]
-    frame = text(series.header, "FrameOfReferenceUID")
-    near = {n: each for n, each in read.items() if text(each[0].header, "FrameOfReferenceUID") == frame}
-    return Study(
-        reference,
-        {name: series for name, (series, _) in near.items()},
-        {name: resampled(volume, grid.affine, grid.values.shape) for name, (_, volume) in near.items()},
-        {**lacking, **dict.fromkeys(read.keys() - near.keys(), ELSEWHERE)},
-    )
+def _nothing(wanted: Sequence[str], reasons: Mapping[str, str], known: Sequence[Series]) -> DataError:
+    there = ", ".join(sorted({series.modality.name for series in known})) or "nothing that can be read"
+    why = "; ".join(f"{name}: {reasons.get(name, MISSING)}" for name in wanted)
+    return DataError(f"none of the model's modalities is there ({why}); the study holds {there}")

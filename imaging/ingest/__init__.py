@@ -2,7 +2,7 @@
 
     walk      folders and zip files -> entries, one a file
     admit     entry -> de-identified copy, or a reason for quarantine
-    build     a patient's copies -> scans of one study on one grid
+    build     a patient's copies -> scans of one study on one grid (`scans`, `outlines`, `bring`, `space`)
     journal   what was read and built already, so that a second run reads what is new
     manifest  what the cohort holds and how it came about
     run       these, one after the other, over processes

@@ -1,6 +1,7 @@
 """One file: may it be in the cohort, whose is it, and a de-identified copy of it.
 
-    DICOM         read within bounds, de-identified, judged: a copy that holds nothing else
+    DICOM         read within bounds, de-identified, judged: a copy that holds nothing else; what outlines
+                  something (SEG, RTSTRUCT) too
     NIfTI         values and affine alone; the patient is the folder that it lies in (BIDS: `sub-...`, with
                   a study for each `ses-...`; BraTS: with a study for each time point), the modality the
                   last word of its name
@@ -19,11 +20,14 @@ import numpy as np
 from nibabel import nifti1
 from pydicom.dataset import Dataset
 
+from imaging.annotations import is_annotation
 from imaging.deidentify import deidentify, patient_of
 from imaging.dicom import failures, quiet, read_whole, text
 from imaging.ingest import slices
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import ADMITTED, CRASHED, MAY_IDENTIFY, NO_MODALITY, NOT_TAKEN, FileRow
+from imaging.ingest.outlines import SUFFIX
+from imaging.ingest.scans import MOST_VOXELS
 from imaging.ingest.settings import Method
 from imaging.ingest.walk import Entry, opened
 from imaging.reasons import Reason
@@ -31,8 +35,6 @@ from protocol import files
 from protocol.errors import DicomError
 
 NIFTI = (".nii", ".nii.gz")
-MOST_VOXELS = 2**28
-"""Of one volume: 1 GiB as float32."""
 
 
 def admit(desk: Desk, file: Entry) -> FileRow:
@@ -73,7 +75,8 @@ def _dicom(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
         copy = b"" if verdict.quarantine else _written(clean)
     if verdict.quarantine:
         return MAY_IDENTIFY, verdict.quarantine[0], "", instance, ""
-    files.write(desk.clean(patient) / f"{desk.digest(entry)}.dcm", copy)
+    suffix = SUFFIX if is_annotation(clean) else ".dcm"
+    files.write(desk.clean(patient) / f"{desk.digest(entry)}{suffix}", copy)
     return ADMITTED, "", patient, instance, "; ".join(verdict.flags)
 
 

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from imaging.ingest.settings import Method
 from imaging.sheets import PATIENT, Row
 from protocol import files
 from protocol.errors import DataError
@@ -65,6 +66,16 @@ def verify(folder: Path) -> Manifest:
         msg = f"{wrong} of {len(expected)} files of the cohort are not as its manifest says"
         raise DataError(f"{msg}: put them back, or run `consilium site ingest` with --rebuild")
     return manifest
+
+
+def made_by(folder: Path, method: Method) -> bool:
+    """Tell whether a folder is of a cohort that was made by just this method."""
+    try:
+        made: Manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))["method"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    made.pop("libraries", None)
+    return made == json.loads(json.dumps(method.plain()))
 
 
 def _files(manifest: Manifest) -> list[tuple[str, str]]:

@@ -6,18 +6,26 @@ next one goes on, and ends with the same bytes.
 
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from imaging.annotations import Outline, is_annotation, outlines
+from imaging.deidentify import deidentify
+from imaging.dicom import failures, read_header
 from imaging.ingest.admit import row
 from imaging.ingest.build import Record
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
+from imaging.ingest.outlines import meaning
 from imaging.ingest.tables import read_table
 from imaging.ingest.walk import Entry, opened, walk
 from imaging.ingest.workers import through
 from imaging.quality import write_report
+from imaging.reasons import Reason
 from protocol.errors import DataError, DicomError, SettingsError
 
 FILES_A_PIECE = 32
@@ -64,6 +72,28 @@ def is_table(entry: Entry) -> bool:
 def find(sources: Iterable[Path], desk: Desk, digest: str) -> str | None:
     """Return the path that a digest in a report stands for, if it is under `sources`."""
     return next((entry.name for entry in walk(sources) if desk.digest(entry) == digest), None)
+
+
+def outlined(sources: Iterable[Path], desk: Desk) -> Counter[tuple[str, str, str]]:
+    """Return (name, codes, what `segments` makes of it) -> files, of all that files under `sources` outline.
+
+    Names are as people wrote them: for eyes at the hospital alone.
+    """
+    meant, found = desk.method.meant(desk.pseudonyms), Counter[tuple[str, str, str]]()
+    with TemporaryDirectory() as work:
+        for entry in walk(sources):
+            with suppress(DicomError), opened(entry, Path(work)) as path:
+                header = read_header(path)
+                with failures(Reason.UNREADABLE):
+                    clean = deidentify(header, desk.pseudonyms)[0] if is_annotation(header) else header
+                    pairs = zip(outlines(header), outlines(clean), strict=True)
+                    found.update({_becomes(said.label, kept, meant) for said, kept in pairs})
+    return found
+
+
+def _becomes(name: str, kept: Outline, meant: Mapping[str, tuple[str, int]]) -> tuple[str, str, str]:
+    label_map, number = meaning(kept, meant) or ("", 0)
+    return name, ", ".join(kept.codes), f"{label_map}, class {number}" if label_map else ""
 
 
 # -- Reading ---------------------------------------------------------------------------------

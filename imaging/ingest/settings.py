@@ -7,6 +7,9 @@
     margin_mm: 10
     modalities: [flair, t1, t1c, t2]      # take these and no other; empty: every scan that is recognised
     masks: [tumour]                       # names of NIfTI files that are label maps
+    segments: {tumour: [[GTV, "SCT:108369006"]]}   # label map -> what outlines of its classes 1, 2, ... are
+                                          # called or coded in DICOM SEG and RTSTRUCT; the later class wins
+    annotators: union                     # of a class in several files; or `majority`, what most have
     names: {t1ce: t1c, seg: tumour}       # what NIfTI files are called here -> what they are
     tables: [labels, ehr, report]         # names of CSV files to take
     levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
@@ -21,21 +24,29 @@ A change of settings builds every patient anew, from the copies that are there.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+from imaging.coded import SCHEMES, entry
 from imaging.modality import Rules, shipped_rules, site_rules
+from imaging.pseudonyms import Pseudonyms
 from protocol.errors import RecipeError, SettingsError
 from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
 from protocol.typed import record
 
-FORMAT = 1
+FORMAT = 2
 """Of what is built: another number makes every patient anew."""
 
 Terms = Mapping[Title, tuple[str, ...]]
 """Name -> the words that count as it, in whatever languages and spellings, upper or lower case."""
 
+Classes = tuple[tuple[str, ...], ...]
+"""Of a label map: what each class's outlines are called."""
+
+UNKNOWN_CODE = "SCT:261665006"
 WORDS = "levels", "terms"
 NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
 NIFTI_NAMES = {
@@ -61,6 +72,8 @@ class IngestSettings:
     margin_mm: NotNegative = 10.0
     modalities: tuple[Title, ...] = ()
     masks: tuple[Title, ...] = ("tumour",)
+    segments: Mapping[Title, Classes] = field(default_factory=dict[str, Classes])
+    annotators: Literal["union", "majority"] = "union"
     names: Mapping[str, Title] = field(default_factory=lambda: NIFTI_NAMES)
     tables: tuple[Title, ...] = ("labels",)
     levels: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
@@ -88,6 +101,16 @@ class Method:
         told = {name for rule in self.rules.evidence for name in rule.speaks_for}
         return frozenset(told | {rule.modality for rule in self.rules.first} | {*self.settings.modalities})
 
+    def meant(self, pseudonyms: Pseudonyms) -> dict[str, tuple[str, int]]:
+        """Return what outlines are called in de-identified files, or coded -> the label map and its class."""
+        return {
+            key: (name, number)
+            for name, classes in self.settings.segments.items()
+            for number, words in enumerate(classes, 1)
+            for word in words
+            for key in (pseudonyms.label(word), _code(word) or pseudonyms.label(word))
+        }
+
     def plain(self) -> dict[str, object]:
         """Return the settings as plain data, with what else a cohort depends on."""
         rules = hashlib.sha256(repr(self.rules).encode()).hexdigest()
@@ -112,6 +135,36 @@ def read_method(path: Path | None) -> Method:
     except (OSError, UnicodeDecodeError, RecipeError) as error:
         raise SettingsError(f"{path}: {error}") from None
     words = {key: {name: dict(terms) for name, terms in getattr(settings, key).items()} for key in WORDS}
-    settings = replace(settings, names=dict(settings.names), **words)  # read-only ones cannot be copied
+    _require_clear(settings.segments, path)
+    settings = replace(  # read-only ones cannot be copied
+        settings,
+        names=dict(settings.names),
+        segments=dict(settings.segments),
+        masks=tuple(dict.fromkeys([*settings.masks, *settings.segments])),
+        **words,
+    )
     rules = site_rules(path.parent / settings.rules) if settings.rules else shipped_rules()
     return Method(settings, rules)
+
+
+def _require_clear(segments: Mapping[str, Classes], path: Path) -> None:
+    """Refuse a word that means two classes, and a code that no dictionary has, which no file would keep."""
+    words = [word for classes in segments.values() for words in classes for word in words]
+    folded = Counter(" ".join(word.casefold().split()) for word in words)
+    twice = [word for word, count in folded.items() if count > 1]
+    if twice:
+        raise SettingsError(f"{path}: segments: '{twice[0]}' stands for two classes: list it once")
+    lost = [word for word in words if _code(word) == UNKNOWN_CODE]
+    if lost:
+        raise SettingsError(
+            f"{path}: segments: no dictionary of ours has the code '{lost[0]}': list what it is called"
+        )
+
+
+def _code(word: str) -> str | None:
+    """Return SCHEME:VALUE as a de-identified file has it; None for a word that is no code."""
+    scheme, _, value = word.partition(":")
+    if not value or scheme not in SCHEMES:
+        return None
+    code = entry(value, scheme)
+    return f"{code.CodingSchemeDesignator}:{code.CodeValue}"

@@ -63,12 +63,22 @@ def grid_of(volume: Volume, spacing_mm: tuple[float, float, float] | None) -> Gr
 
 
 def resampled(
-    volume: Volume, grid: Grid, motion: SimpleITK.Transform | None = None, *, labels: bool = False
+    volume: Volume,
+    grid: Grid,
+    motion: SimpleITK.Transform | None = None,
+    *,
+    labels: bool = False,
+    fill: float | None = None,
 ) -> Volume:
-    """Return a volume on another grid, after a rigid motion if there is one."""
+    """Return a volume on another grid, after a rigid motion if there is one; outside of it is `fill`.
+
+    `fill` None: 0 for labels, else the darkest value.
+    """
     if motion is None and grid.is_of(volume):
         return volume
-    image, fill = _image(volume), 0.0 if labels else float(volume.values.min())
+    image = _image(volume)
+    if fill is None:
+        fill = 0.0 if labels else float(volume.values.min())
     origin, spacing, direction = _placed(grid.affine)
     how = SimpleITK.sitkNearestNeighbor if labels else SimpleITK.sitkLinear
     moved = motion or SimpleITK.Transform()

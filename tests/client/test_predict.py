@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from SimpleITK import TranslationTransform
 from torch import Tensor
 
 from client import predict as module
 from client.predict import Prediction, predict, scans_of
+from imaging.ingest.settings import IngestSettings, Method
+from imaging.modality import shipped_rules
+from imaging.sources import read_cohort
 from imaging.study import read_study
 from imaging.volume import Affine, Volume
 from models.catalogue import build_model
@@ -19,8 +23,10 @@ from models.flat import Flat
 from protocol.batch import Batch
 from protocol.errors import DataError
 from protocol.recipe import Head, Modality, Part, Recipe
-from sim.phantom_dicom import write_series
+from sim.phantom import write_phantom
+from sim.phantom_dicom import write_archive, write_series
 from tests.imaging import studies
+from tests.imaging.ingest.exports import brought, desk
 
 SLICES = Recipe(
     "rigged",
@@ -161,8 +167,6 @@ def test_classes_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_model_sees_what_it_saw_in_training(tmp_path: Path) -> None:
     """The cases are those of the reader that it was trained with, given the same scan as NIfTI."""
-    from imaging.sources import read_cohort  # noqa: PLC0415 - only here
-
     recipe = replace(
         SLICES,
         modalities={"flair": Modality()},
@@ -179,6 +183,69 @@ def test_a_model_sees_what_it_saw_in_training(tmp_path: Path) -> None:
     batch = module._batch(recipe, study, module._grid(recipe, study))
     torch.testing.assert_close(batch.inputs["flair"], trained.inputs["flair"])
     assert torch.equal(batch.present, trained.present)
+
+
+WAYS = {
+    "as shipped": "{}",
+    "other voxels": "{crop: false, spacing_mm: [5, 4, 9]}",
+    "registered": "{register: true, spacing_mm: [8, 8, 8]}",
+}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One patient's four scans as DICOM; the model asks for two, and neither gives the grid."""
+    root = tmp_path_factory.mktemp("archive")
+    write_phantom(root / "truth", sites=1, patients=1, size=24)
+    write_archive(root / "truth", root / "dicom")
+    return root / "dicom" / "site_1"
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow) if way != "registered" else way for way in WAYS]
+)
+def test_a_study_becomes_the_very_arrays_of_its_cohort(archive: Path, tmp_path: Path, way: str) -> None:
+    """To the last bit: by what ingest.yaml says, and from headers with their identifiers and without."""
+    at = desk(tmp_path / "home", WAYS[way])
+    brought([archive], at)
+    recipe = replace(
+        SLICES, modalities={n: Modality() for n in ("flair", "t2")}, data=Part("ingested", {"size": (20, 16)})
+    )
+    study = read_study(archive, ("flair", "t2"), studies.never, method=at.method)
+    otherwise = read_study(archive, ("flair", "t2"), studies.never)
+
+    trained = read_cohort(at.folder, replace(recipe, heads={"tumour": SLICES.heads["tumour"]}), None).cases
+    asked = module._batch(recipe, study, module._grid(recipe, study))
+    mutant = module._batch(recipe, otherwise, module._grid(recipe, otherwise))
+
+    assert torch.equal(asked.present, trained.present)
+    assert all(torch.equal(asked.inputs[name], trained.inputs[name]) for name in ("flair", "t2"))
+    assert asked.inputs["t2"].shape != mutant.inputs["t2"].shape or not torch.equal(
+        asked.inputs["t2"], mutant.inputs["t2"]
+    )
+    assert study.reference == "t1c"
+    assert ("registered" in str(study.steps["t2"])) == ("register" in WAYS[way])
+
+
+def test_what_was_cut_and_resampled_is_written_on_the_scans_own_voxels(tmp_path: Path) -> None:
+    """The structure is found in a box around it, and nothing is said of what is outside."""
+    settings = IngestSettings(reference=("flair",), margin_mm=1)
+    write_series(tmp_path / "1", studies.scan(studies.OBLIQUE), "flair", "siemens", "patient")
+    study = read_study(tmp_path, ("flair",), studies.never, method=Method(settings, shipped_rules()))
+    found = predict(Rigged(), study).findings.segmented["tumour"]
+
+    assert study.volumes["flair"].values.shape < studies.SHAPE
+    np.testing.assert_array_equal(found.labels, studies.structure())
+
+
+def test_findings_go_back_against_the_motion_by_which_a_scan_came(tmp_path: Path) -> None:
+    """A scan that shows everything two voxels further to the patient's left."""
+    study = studies.study(tmp_path)
+    moved = replace(study, motion=TranslationTransform(3, (4.0, 0.0, 0.0)))
+    values = study.volumes["flair"].values
+
+    np.testing.assert_allclose(moved.back(values)[2:], study.back(values)[:-2], atol=1e-3)
+    assert not np.allclose(moved.back(values), study.back(values), atol=1)
 
 
 def test_a_real_network_is_asked_in_parts_with_the_same_answer(

@@ -3,6 +3,7 @@
 import json
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import highdicom as hd
@@ -121,6 +122,31 @@ def test_one_bad_study_does_not_stop_the_next_and_is_counted(place: Path, tmp_pa
     assert re.search(r"study-1: none of the model's modalities is there .*holds t2", output)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["study-2"]
     assert NAME not in output + str(error)
+
+
+def test_a_model_of_a_cohort_sees_scans_as_its_cohort_has_them(place: Path, tmp_path: Path) -> None:
+    """By the home's ingest.yaml; another one is not that of the cohort, and that is said."""
+    recipe = replace(RECIPE, data=Part("ingested", {"size": (16, 16)}))
+    write_model(tmp_path / "model", recipe, Flat(build_model(recipe)).vectors)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "ingest.yaml").write_text("spacing_mm: [4, 4, 4]", encoding="utf-8")
+    (home / "other.yaml").write_text("spacing_mm: [4, 4, 8]", encoding="utf-8")
+    words = ["ingest", str(place / NAME), "--cohort", "brain", "--home", str(home), "--workers", "1"]
+    assert CliRunner().invoke(consilium.cli, ["site", *words]).exit_code == 0
+
+    output, error = run(tmp_path, place / NAME, "--home", home, "--out", tmp_path / "out")
+    other, _ = run(
+        tmp_path, place / NAME, "--home", home, "--settings", home / "other.yaml", "--out", tmp_path / "2"
+    )
+
+    assert error is None
+    assert "made ready as for cohort brain" in output
+    assert "settings that no cohort here was made with" in other
+    told = json.loads((tmp_path / "out" / "study-1" / "prediction.json").read_text())
+    assert told["used"]["flair"]["steps"] == ["reference", "resampled linearly"]
+    labels = load_nifti(tmp_path / "out" / "study-1" / "tumour.nii.gz")
+    np.testing.assert_allclose(labels.affine, studies.OBLIQUE, atol=1e-4)
 
 
 def test_nothing_is_left_of_what_was_not_written_to_its_end(

@@ -31,7 +31,7 @@ def test_the_first_modality_that_is_there_is_the_reference(tmp_path: Path) -> No
     assert (study.reference, list(study.volumes)) == ("t1", ["t1", "t2"])
     assert study.lacking.keys() == {"flair", "t1c"}
     assert set(study.lacking.values()) == {"the study has no series of it"}
-    assert read_study(tmp_path, WANTED, studies.never, reference="t2").reference == "t2"
+    assert read_study(tmp_path, WANTED, studies.never, onto="t2").onto == "t2"
 
 
 def test_other_scans_are_brought_to_the_references_voxels(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_nothing_usable_is_said_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the model's modalities is there \(flair: .*holds t2"):
         read_study(tmp_path, ("flair",), studies.never)
     with pytest.raises(DataError, match=r"reference 't1': the study has no series of it; choose another"):
-        read_study(tmp_path, WANTED, studies.never, reference="t1")
+        read_study(tmp_path, WANTED, studies.never, onto="t1")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds nothing that can be read"):
         read_study(tmp_path / "empty", WANTED, studies.never)

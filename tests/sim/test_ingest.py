@@ -81,7 +81,8 @@ def test_its_model_outlines_a_study_of_the_archive_as_dicom(
 ) -> None:
     """highdicom, plain arithmetic on the file's bits, and NIfTI agree on what it outlined."""
     study = min((cohorts.parent / "archive" / site).iterdir())
-    said = done("site", "predict", trained, study, "--out", tmp_path / "out")
+    home = cohorts.parent / site
+    said = done("site", "predict", trained, study, "--home", home, "--out", tmp_path / "out")
     folder = tmp_path / "out" / "study-1"
 
     (head,) = (path.name.partition(".")[0] for path in folder.glob("*.seg.dcm"))

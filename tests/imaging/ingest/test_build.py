@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import load
 
-from imaging.ingest.build import Scan, chosen
+from imaging.ingest.scans import Scan, chosen
 from imaging.volume import Volume
 from protocol.errors import SettingsError
 from sim.phantom_dicom import write_series
@@ -29,7 +29,7 @@ def scan(name: str, study: str, sure: float = 0.9, slices: int = 8, key: str = "
 
 def names(scans: list[Scan]) -> tuple[dict[str, list[str]], list[str]]:
     aside = list[str]()
-    found = chosen(scans, lambda word, _: aside.append(word))
+    found = chosen(scans, lambda _, word, __: aside.append(word))
     return {name: [each.rank[2] for each in scans] for name, scans in found.items()}, sorted(aside)
 
 
@@ -69,7 +69,7 @@ def test_a_volume_that_cannot_be_made_makes_room_for_the_next(tmp_path: Path) ->
 
 
 def test_all_scans_of_a_patient_lie_on_the_references_grid(tmp_path: Path) -> None:
-    """T2 was scanned with other voxels in another place; the box holds the label map too."""
+    """T2 was scanned with other voxels in another place."""
     write_scan(tmp_path / "pacs", 1, "t1")
     finer = np.diag((1.0, 1.0, 2.5, 1.0))
     finer[:3, 3] = (3, 2, 1)
@@ -88,7 +88,7 @@ def test_all_scans_of_a_patient_lie_on_the_references_grid(tmp_path: Path) -> No
     assert images[2].get_fdata().any()
     steps = {name: each["steps"] for name, each in record["volumes"].items()}
     assert steps == {
-        "t1": ["reference"],
+        "t1": ["reference", "resampled linearly"],
         "t2": ["resampled linearly"],
         "tumour": ["resampled to the nearest voxel"],
     }

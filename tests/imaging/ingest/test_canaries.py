@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataelem import DataElement
 from typer.testing import CliRunner
 
 from client.cli import site
+from imaging import deidentify
 from imaging.burned_in import Verdict
 from imaging.ingest import admit, slices, tables
 from imaging.ingest import desk as module
 from imaging.ingest.desk import Desk
-from tests.imaging.ingest.exports import NAME, changed, draw, write_export, write_mask, zipped
+from tests.imaging.ingest.drawings import write_seg, write_structures
+from tests.imaging.ingest.exports import NAME, SHAPE, changed, draw, write_export, write_mask, zipped
 
 CANARIES = re.compile(NAME.encode(), re.IGNORECASE)
 
@@ -36,6 +39,11 @@ def write_everywhere(root: Path) -> Path:
     report = f'patient,text\n{NAME}-3,"{NAME} has an oedema"\n'
     (root / "more" / "report.csv").write_text(report, encoding="utf-8")
     draw(root / "drawn" / f"{NAME}-3" / "t1" / f"{NAME}_1.png", np.eye(8, dtype=np.uint8))
+    drawn_on, mask = pacs / f"{NAME}_1" / "t1", np.zeros(SHAPE, bool)
+    mask[4:6, 4:6, 1:3] = True
+    write_seg(pacs / "seg.dcm", drawn_on, {f"core {NAME}": mask}, said=NAME)
+    corners = [(1.5, 1.5), (4.5, 1.5), (4.5, 4.5)]
+    write_structures(pacs / "rt.dcm", drawn_on, {f"core {NAME}": [(1, corners)]}, said=NAME)
     zipped(root / f"{NAME}.zip", pacs)
     return root
 
@@ -72,8 +80,13 @@ def test_no_identifier_is_in_what_was_written_or_said(
     home = tmp_path / "home"
     report = (home / "cohorts" / "brain" / "quality.html").read_text(encoding="utf-8")
     assert next(home.glob("cohorts/brain/report.csv")).read_text(encoding="utf-8").endswith(",1\n")
-    for word in ("may_identify", "not_dicom", "no_modality", "not_taken", "unreadable"):
+    for word in ("unlisted_outline", "may_identify", "not_dicom", "no_modality", "not_taken", "unreadable"):
         assert word in report
+
+
+def copied(element: DataElement, _: object) -> DataElement:
+    """What a mutant does with a name."""
+    return element
 
 
 MUTANTS = {
@@ -82,6 +95,7 @@ MUTANTS = {
     "patients as they are": (Desk, "patient", lambda _, name: name),
     "reports as they are": (tables, "_told", lambda column, cell, _: [(column, cell)]),
     "pictures as they are": (slices, "pixels_of", lambda path: path.read_bytes()),
+    "outlines as they are called": (deidentify, "_ACTIONS", {**deidentify._ACTIONS, "label": copied}),
     "headers as they are": (admit, "deidentify", lambda dataset, *_: (dataset, Verdict())),
 }
 

@@ -1,0 +1,141 @@
+"""A patient's scans on one grid: the one way there, for a cohort and for a prediction.
+
+    reference   the first of `reference` that is there, else the first by name; it gives the grid, or with
+                `spacing_mm` the field
+    others      by a rigid motion where `register` says so, else by the scanner's own coordinates, which hold
+                within a frame of reference (PS3.3 C.7.4.1): a scan of another one is put aside. A label map
+                goes where the scan went that it was drawn on
+    all         resampled, and cut to one box around what is bright in the reference
+
+No label map has a say in it, for there is none when a model is asked: what reaches beyond the box is cut
+off, and that is told.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from SimpleITK import Transform
+
+from imaging.ingest import space
+from imaging.ingest.scans import Aside, Scan, taken
+from imaging.ingest.settings import IngestSettings
+from imaging.ingest.space import Box, Grid
+from imaging.volume import Volume
+
+ELSEWHERE = "elsewhere"
+OTHER_FRAME = "it lies in another frame of reference than the reference: register it"
+CUT = "cut"
+
+Named = Mapping[str, Sequence[Scan]]
+"""Name -> candidates, the best first."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What a patient's scans are brought to: `whole` is the reference on `grid`, before the box is cut."""
+
+    scan: Scan
+    scanned: Volume
+    whole: Volume
+    grid: Grid
+    box: Box
+    settings: IngestSettings
+    aside: Aside
+
+    def is_mask(self, scan: Scan) -> bool:
+        """Tell a label map from an image."""
+        return scan.name in self.settings.masks
+
+    def in_another_frame(self, scan: Scan) -> bool:
+        """Tell whether a scan's coordinates say nothing of where it lies in the reference."""
+        return bool(scan.frame and self.scan.frame and scan.frame != self.scan.frame)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """One scan: as it was scanned, as it is now, and what was done in between.
+
+    `motion` takes a point of the reference to the one of this scan that shows the same; None: itself.
+    """
+
+    scan: Scan
+    scanned: Volume
+    volume: Volume
+    steps: Sequence[Any]
+    motion: Transform | None = None
+
+
+def common(named: Named, settings: IngestSettings, aside: Aside) -> Common | None:
+    """Return where a patient's scans are brought to; None where there is no image to go by."""
+    images = [name for name in named if name not in settings.masks]
+    order = [name for name in settings.reference if name in images]
+    first = next(taken(named, dict.fromkeys([*order, *images]), aside), None)
+    if first is None:
+        return None
+    scan, scanned = first
+    grid = space.grid_of(scanned, settings.spacing_mm)
+    whole = space.resampled(scanned, grid)
+    return Common(scan, scanned, whole, grid, _box(whole, settings), settings, aside)
+
+
+def brought(named: Named, there: Common) -> Iterator[Brought]:
+    """Yield one scan of each name on the common grid: the reference, the images, what was drawn on them."""
+    motions = dict[str, Transform | None]()
+    for scan, scanned in _in_order(named, there):
+        motion, steps = _motion(scan, scanned, there, motions)
+        if motion is None and there.in_another_frame(scan):
+            there.aside(scan.name, ELSEWHERE, OTHER_FRAME)
+            continue
+        if scan.series:
+            motions[scan.series.stack.series] = motion
+        yield _placed(scan, scanned, there, motion, steps)
+
+
+def _in_order(named: Named, there: Common) -> Iterator[tuple[Scan, Volume]]:
+    yield there.scan, there.scanned
+    masks = [name for name in named if name in there.settings.masks]
+    images = [name for name in named if name not in masks and name != there.scan.name]
+    yield from taken(named, [*images, *masks], there.aside)
+
+
+def _motion(
+    scan: Scan, scanned: Volume, there: Common, motions: Mapping[str, Transform | None]
+) -> tuple[Transform | None, list[Any]]:
+    """Return how a scan is moved before it is resampled, and what is told of that."""
+    if scan is there.scan:
+        return None, ["reference"]
+    if there.is_mask(scan):
+        return motions.get(scan.series.stack.series) if scan.series else None, []
+    return _registered(scanned, there) if there.settings.register else (None, [])
+
+
+def _registered(moving: Volume, there: Common) -> tuple[Transform | None, list[Any]]:
+    try:
+        motion = space.registered(moving, there.whole)
+    except RuntimeError:
+        return None, ["not registered: it has too little in common with the reference"]
+    return motion, [{"registered": [round(each, 4) for each in motion.GetParameters()]}]
+
+
+def _placed(
+    scan: Scan, scanned: Volume, there: Common, motion: Transform | None, steps: list[Any]
+) -> Brought:
+    labels = there.is_mask(scan)
+    if motion is not None or not there.grid.is_of(scanned):
+        steps.append("resampled to the nearest voxel" if labels else "resampled linearly")
+    moved = space.resampled(scanned, there.grid, motion, labels=labels)
+    volume = space.cropped(moved, there.box)
+    if labels and np.count_nonzero(volume.values) < np.count_nonzero(moved.values):
+        there.aside(scan.name, CUT, "a label map reaches beyond what is cut out: more `margin_mm` keeps it")
+    return Brought(scan, scanned, volume, steps, motion)
+
+
+def _box(whole: Volume, settings: IngestSettings) -> Box:
+    """Return what is cut from the grid: all of it, or the reference's foreground and a margin."""
+    if not settings.crop:
+        x, y, z = whole.values.shape
+        return slice(0, x), slice(0, y), slice(0, z)
+    margin = np.ceil(np.divide(settings.margin_mm, whole.spacing_mm)).astype(int)
+    return space.box(whole.values, tuple(margin.tolist()))
