@@ -27,6 +27,9 @@ from pathlib import Path
 
 from privacy.keys import FEDERATION, SITE_KEY
 
+HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
+"""The policy that a hospital begins with (`client.policy`)."""
+
 
 @dataclass(frozen=True)
 class SiteHome:

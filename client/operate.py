@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from client.books import note
 from client.enrol import membership_of
 from client.home import SiteHome
 from client.machine import Machine, read_machine, settings_of
+from client.notes import note
 from client.reach import is_strange, reach
 from protocol.checks import Check
 from protocol.children import QUIET, Child, Program, keep

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 
 from client.approved import approve
-from client.books import note
 from client.home import SiteHome
 from client.machine import read_machine, settings_of
+from client.notes import note
 from client.operate import serve
 from privacy.audit import read
 from protocol.children import kept, stop_keeper, table

@@ -25,7 +25,7 @@ from protocol.claim import holder
 from protocol.monitor import monitoring
 from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
-from server.app import CONDUCTOR, LOG, sign
+from server.app import LOG, sign
 from server.book import new_folder
 from server.cli import find_run, run_folders
 from server.control import Node, control
@@ -33,7 +33,7 @@ from server.enrol import pins_of
 from server.federation import read_federation
 from server.home import CoordinatorHome
 from server.operate import local_address, serve
-from server.record import RunRecord, SiteRound
+from server.record import CONDUCTOR, RunRecord, SiteRound
 from server.runs import (
     SUBMITTED,
     WANTED,

@@ -40,7 +40,7 @@ PRAGMAS = {
 MOST_BYTES = 64_000_000
 """Of one request; a chunk of a model is 5 MB, a bundle at most 10."""
 FOR_SITES, FOR_RUNS, FOR_APPS = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
-CONCERNS = {
+CONCERNS: dict[object, str] = {
     control.ControlSensitiveResponseMiddleware: FOR_RUNS,
     control.ControlAuthenticationMiddleware: FOR_RUNS,
     control.ControlLicenseMiddleware: FOR_RUNS,
