@@ -56,7 +56,7 @@ from privacy.certificates import node_key
 from protocol import logs
 from protocol.children import end_by_signals
 from protocol.errors import WireError
-from protocol.pieces import give, take
+from protocol.pieces import folded, give, take
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
@@ -142,6 +142,7 @@ def work(
 
 def reply_with(line: Line, reply: Message, seconds: float) -> None:
     """Give back the reply to a message that took `seconds`."""
+    reply = folded(reply)
     with no_object_id_recompute():
         reply.metadata.__dict__["_message_id"] = reply.object_id
         wanted, session = line.send(reply, get_object_tree(reply), seconds)

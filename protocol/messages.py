@@ -23,7 +23,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[rep
 from torch import Tensor
 
 from protocol.errors import WireError
-from protocol.pipe import arrays_in
+from protocol.pipe import arrays_in, solid
 from protocol.update import Update, Vectors
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def unpack_reply(message: Message) -> Reply:
 
 def reply_to_bytes(reply: Reply) -> bytes:
     """Write a reply as bytes to keep; equal replies give equal bytes."""
-    return recorddict_to_proto(_solid(pack_reply(reply))).SerializeToString()
+    return recorddict_to_proto(solid(pack_reply(reply))).SerializeToString()
 
 
 def reply_from_bytes(kept: bytes) -> Reply:
@@ -182,14 +182,8 @@ def payload_bytes(content: RecordDict) -> int:
 def solidify(message: Message) -> Message:
     """Turn borrowed buffers into bytes of the message's own, for a wire that needs bytes."""
     if message.has_content():
-        _solid(message.content)
+        solid(message.content)
     return message
-
-
-def _solid(content: RecordDict) -> RecordDict:
-    for array in arrays_in(content):
-        array.data = bytes(array.data)
-    return content
 
 
 def _records(facts: Mapping[str, Any], vectors: Vectors, named: Mapping[str, Vectors]) -> RecordDict:

@@ -9,7 +9,8 @@ server no second copy. Flower's own code for it holds a model three to four time
     `take`   goes down the tree from its root, and puts every chunk into its place as it comes
     `give`   cuts off a chunk when its turn has come
 
-so that either side holds the message and the few chunks that are on the line. A piece that its sender
+so that either side holds the message and the few chunks that are on the line. Each piece costs a request on
+every leg of its way: a small message is `folded` into three. A piece that its sender
 announced and has not delivered yet is waited for, in pauses that grow (`protocol.waiting`); Flower's begin
 at a second.
 """
@@ -19,10 +20,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.app.message.arraychunk import ArrayChunk
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore.constant import PULL_MAX_TIME
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -38,11 +42,15 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from google.protobuf.message import DecodeError
 
 from protocol.errors import WireError
+from protocol.pipe import arrays_in, solid
 from protocol.waiting import pause
 
 AT_ONCE = 2
 """Pieces on the line at a time: one is unpacked while the other comes."""
 LONGEST_PAUSE_S = 1.0
+
+SMALL_BYTES = 1_000_000
+FOLDED = "folded"
 
 T = TypeVar("T")
 Pull = Callable[[str], bytes]
@@ -57,7 +65,7 @@ def take(root: str, pull: Pull) -> Message:
     Raises `WireError` where the pieces are no message, Flower's `ObjectPullError` where one cannot be had.
     """
     try:
-        found = _taken(root, partial(_patiently, pull))
+        found = _unfolded(_taken(root, partial(_patiently, pull)))
     except _MALFORMED as error:
         raise WireError(f"message {root} is not whole ({error!r}): its sender runs something else") from error
     if not isinstance(found, Message):
@@ -66,11 +74,26 @@ def take(root: str, pull: Pull) -> Message:
     return found
 
 
+def folded(message: Message) -> Message:
+    """Return a small message with all its content in one record; `take` unfolds it. Others as they are."""
+    if not message.has_content() or sum(len(a.data) for a in arrays_in(message.content)) > SMALL_BYTES:
+        return message
+    content = {"content": recorddict_to_proto(solid(message.content)).SerializeToString()}
+    return make_message(message.metadata, RecordDict({FOLDED: ConfigRecord(content)}))
+
+
 def give(pieces: Mapping[str, InflatableObject], push: Push, wanted: Collection[str]) -> None:
     """Push those of `pieces` that are `wanted`; whatever `push` raises ends it."""
     names = [name for name in pieces if name in wanted]
     for _ in _two_at_a_time(lambda name: push(name, pieces[name].deflate()), names):
         pass
+
+
+def _unfolded(found: InflatableObject) -> InflatableObject:
+    if not isinstance(found, Message) or not found.has_content() or FOLDED not in found.content:
+        return found
+    content = cast("ConfigRecord", found.content[FOLDED])["content"]
+    return make_message(found.metadata, recorddict_from_proto(Proto.FromString(cast("bytes", content))))
 
 
 def _taken(name: str, pull: Pull) -> InflatableObject:

@@ -72,8 +72,8 @@ def build_logging_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
         config = dict(context.run_config)
-        for module, name, value in changes():
-            vars(module)[name] = value
+        for where, name, value in changes():
+            setattr(where, name, value)
         with logged(Path(str(config["folder"]))):
             conduct(grid, config, note)
 

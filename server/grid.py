@@ -5,7 +5,7 @@ Its pieces     one at a time (`protocol.pieces`): Flower's own way holds a model
 Its patience   a reply that is no message at all is an answer that failed, and not the run's end.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 
 from flwr.app import Message
@@ -14,16 +14,24 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.superlink.grid import http_grid
 
 from protocol.errors import WireError
-from protocol.pieces import Pull, Push, give, take
+from protocol.pieces import Pull, Push, folded, give, take
+
+_push_messages = http_grid.HttpGrid.push_messages
 
 
-def changes() -> list[tuple[ModuleType, str, object]]:
+def changes() -> list[tuple[ModuleType | type, str, object]]:
     """Return what is changed: where, which name, and its new value."""
     return [
+        (http_grid.HttpGrid, "push_messages", push_folded),
         (http_grid, "push_objects", pushed),
         (http_grid, "pull_objects", pulled),
         (http_grid, "inflate_object_from_contents", joined),
     ]
+
+
+def push_folded(grid: http_grid.HttpGrid, messages: Iterable[Message]) -> Iterable[str]:
+    """Push messages as Flower's Grid does, small ones in fewer pieces."""
+    return _push_messages(grid, [folded(message) for message in messages])
 
 
 def pushed(

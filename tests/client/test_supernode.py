@@ -169,7 +169,9 @@ def test_a_reply_that_is_no_message_is_an_answer_that_failed(
         _at_work(north, Forger(), monkeypatch),
         _wire(address, home, link) as wire,
     ):
-        task = Task("train", "r", 1, "recipe", vectors={"shared": torch.rand(3)})
+        task = Task(
+            "train", "r", 1, "recipe", vectors={"shared": torch.rand(300_000)}
+        )  # too large to be folded
         (arrival,) = wire.ask([("north", task)], 60.0)
     assert arrival.status == "failed"
     assert "is not whole" in arrival.reason

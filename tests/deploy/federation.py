@@ -54,12 +54,16 @@ PORTS = range(25000, 32000)
 
 @dataclass
 class Federation:
-    """Homes under one folder. By name: `ways`, other addresses of the server; `processes`, the keepers."""
+    """Homes under one folder.
+
+    By name: `ways`, other addresses of the server; `processes`, the keepers. `names` of the founding sites.
+    """
 
     folder: Path
     port: int
     ways: Mapping[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    names: Sequence[str] = ()
 
     @property
     def coordinator(self) -> CoordinatorHome:
@@ -72,7 +76,7 @@ class Federation:
 
     def found(self, sites: Sequence[str] = SITES) -> "Federation":
         """Provision the federation, let every site join."""
-        home = self.coordinator
+        home, self.names = self.coordinator, sites
         write_phantom(self.folder / "data", sites=len(sites), patients=6, size=16, seed=1)
         new_federation(home.federation, "brain", "127.0.0.1", self.port)
         for number, name in enumerate(sites, start=1):
@@ -95,14 +99,14 @@ class Federation:
 
     # -- processes ---------------------------------------------------------------------------
 
-    def start(self, *names: str) -> None:
-        """Start keepers: `server`, or a site's by its name."""
+    def start(self, *names: str, **more: str) -> None:
+        """Start keepers: `server`, or a site's by its name; with `more` in their environment."""
         for name in names:
             group, home = (
                 ("server", self.coordinator.folder) if name == "server" else ("site", self.folder / name)
             )
             words = [sys.executable, "-m", "consilium", group, "start", "--home", str(home)]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     words, stdout=log, stderr=log, cwd=self.folder, env=environment

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable import inflatable_utils as flower
 from flwr.supercore.inflatable.inflatable_object import (
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from protocol import pieces
 from protocol.errors import WireError
 from protocol.messages import Task, pack_task, unpack_task
-from protocol.pieces import give, take
+from protocol.pieces import folded, give, take
 from protocol.update import Vectors
 from sim.inprocess import identify
 
@@ -44,6 +44,31 @@ def _given(message: Message) -> dict[str, bytes]:
     found = get_all_nested_objects(message)
     give(found, store.__setitem__, set(found))
     return store
+
+
+@pytest.mark.parametrize(("numbers", "most"), [(0, 3), (200_000, 3), (pieces.SMALL_BYTES // 4 + 1, 6)])
+def test_a_small_message_is_three_pieces(numbers: int, most: int) -> None:
+    vectors = {"shared": torch.rand(numbers)} if numbers else {}
+    task = Task("train", "r", 1, "recipe", vectors=vectors)
+    identify()
+    message = folded(Message(pack_task(task), 3, "train"))
+    store = _given(message)
+    assert len(store) == most
+    found = unpack_task(take(message.object_id, store.__getitem__))
+    assert (found.kind, found.vectors.keys()) == (task.kind, vectors.keys())
+    assert all(torch.equal(found.vectors[group], vectors[group]) for group in vectors)
+
+
+def test_an_error_is_not_folded() -> None:
+    failed = Message(Error(1, "gone"), reply_to=_message({}))
+    assert folded(failed) is failed
+
+
+@pytest.mark.parametrize("content", [{}, {"content": b"\xff"}, {"content": "text"}, {"content": [1]}])
+def test_what_was_folded_by_another_is_refused(content: dict[str, Any]) -> None:
+    message = Message(RecordDict({pieces.FOLDED: ConfigRecord(content)}), 3, "train")
+    with pytest.raises(WireError, match="is not whole"):
+        take(message.object_id, _given(message).__getitem__)
 
 
 SIZES = st.lists(st.integers(0, 40), min_size=0, max_size=4)
