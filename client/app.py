@@ -57,11 +57,10 @@ def evaluate(site: Site, task: Task) -> Reply:
     """
     if not allowed(site):
         return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": {}})
-    site = standardised(site, task)
-    site.equip(task)
+    site = standardised(site, task).equip(task)
     subsets = subsets_of(tuple(site.recipe.modalities)) if task.facts["subsets"] else None
     least = max(site.policy.counts.least_told, 1)
-    scores = score(site.flat.model, site.cohort, site.recipe, task.facts["split"], subsets, least=least)
+    scores = score(site.model, site.cohort, site.recipe, task.facts["split"], subsets, least=least)
     plain = {s: {name: vars(tally) for name, tally in values.items()} for s, values in scores.items()}
     return Reply(site.settings.site, task.kind, task.run, task.round, facts={"scores": plain})
 

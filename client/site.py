@@ -5,14 +5,15 @@ Opening is expensive, so what a process has opened it keeps. Several sites in on
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from client import memory
+from client.merging import Merged
 from client.policy import EXACT, OPEN, Counts, Policy
 from client.settings import Settings
 from imaging.cohort import Cohort, concatenate, contributed, only
@@ -20,6 +21,7 @@ from imaging.sources import read_cohort
 from models.catalogue import build_model, build_objectives
 from models.flat import Flat
 from models.objectives import Objective
+from protocol.groups import PRIVATE
 from protocol.messages import Task
 from protocol.recipe import Recipe, build, parse_cached
 from protocol.stages import stage_in
@@ -45,6 +47,13 @@ class Site:
     """Group -> training cases that use it, as this site tells them."""
     policy: Policy = OPEN
     """What the hospital allows at this task."""
+    merged: Merged | None = None
+    """Two models in one, where `equip` found two."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What predicts here, once it is equipped."""
+        return self.flat.model if self.merged is None else self.merged
 
     def folder(self, run: str) -> Path:
         """Return the folder for what this site keeps of `run`."""
@@ -54,11 +63,16 @@ class Site:
         """Return the folder for what this site keeps from round to round: each stage begins anew."""
         return self.folder(task.run) / stage_in(task.recipe, task.round)[0].name
 
-    def equip(self, task: Task) -> None:
+    def equip(self, task: Task) -> "Site":
         """Load what is evaluated: the task's parameters, and over them what the site keeps to itself."""
         kept = memory.recall(self.memory(task), task.round + 1)
-        own = self.flat.initial | kept.get("private", {}) | kept.get("personal", {})
-        self.flat.load(task.vectors | own)
+        common = task.vectors | self.flat.initial | kept.get(PRIVATE, {})
+        own = common | kept.get("personal", {})
+        self.flat.load(own)
+        if self.local.merge is None or "personal" not in kept:
+            return self
+        merged = Merged(self.flat, common, own, self.local.merge, self.recipe.heads)
+        return replace(self, merged=merged)
 
 
 @lru_cache(maxsize=4096)

@@ -23,3 +23,4 @@ class Reason(StrEnum):
     REPEATED_SLICES = "repeated_slices"
 
     NOT_DERIVED = "not_derived"
+    PLUG_IN = "plug_in"

@@ -83,7 +83,8 @@ def read_study(
         onto: the modality on whose voxels results are written; the reference if empty.
 
     Raises:
-        DataError: none of the modalities is there, or the folder holds several studies or patients.
+        DataError: none of the modalities is there, the folder holds several studies or patients, or a plug-in
+            failed.
     """
     if not folder.is_dir():
         raise DataError("a study is a folder of DICOM files: this one is not there")
@@ -97,7 +98,7 @@ def read_study(
         reasons.setdefault(name, f"{word}: {why}")
 
     named = chosen([scan for series in known for scan in dicom_scan(series, method, aside)], aside)
-    there = bring.common(named, method.settings, aside)
+    there = bring.common(named, method, aside)
     if there is None:
         raise _nothing(wanted, reasons, known)
     needed = {name: named[name] for name in named if name in {*wanted, onto, there.scan.name}}

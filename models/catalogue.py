@@ -14,9 +14,12 @@ from models.base import MultiModal
 from models.heads import pretexts_of
 from models.objectives import OBJECTIVES, Objective, refuse_coupling
 from models.zoo.bm_mae import bm_mae
+from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
+from models.zoo.modality_moe import modality_moe
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.table_linear import table_linear
@@ -27,9 +30,12 @@ from protocol.recipe import Catalogue, Head, Recipe, build
 
 MODELS: Catalogue = {
     "bm_mae": bm_mae,
+    "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
     "encoders_unet": encoders_unet,
+    "medusa": medusa,
     "mm_cascade": mm_cascade,
+    "modality_moe": modality_moe,
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "table_linear": table_linear,
@@ -90,7 +96,7 @@ def _refuse_pretexts(model: MultiModal, recipe: Recipe) -> None:
     for name in pretexts_of(recipe.heads):
         if type(model).pretext is MultiModal.pretext:
             raise RecipeError(
-                f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or parallel_unet_holder"
+                f"heads.{name}.kind: '{recipe.model.name}' has no pretext; use bm_mae or modality_moe"
             )
 
 

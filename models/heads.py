@@ -7,7 +7,9 @@ so the result *is* the mean of the logits that each modality alone would give.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.unet import CONVOLUTION
 from protocol.groups import head_group
@@ -34,6 +36,18 @@ def vector_heads(heads: Mapping[str, Head], size: int) -> nn.ModuleDict:
 def predictions(layers: nn.ModuleDict, features: Tensor) -> dict[str, Tensor]:
     """Return head -> logits of every layer on the same features."""
     return {group.removeprefix(head_group("")): layer(features) for group, layer in layers.items()}
+
+
+def log_chances(head: Head, logits: Tensor) -> Tensor | None:
+    """Return log-probabilities, each voxel's, channel's or case's `K` adding to 1: `(B, ..., K)`.
+
+    None for a head that gives none: a survival's risk, a pretext's loss.
+    """
+    if head.kind == "classification" and head.classes > 1:
+        return logits.log_softmax(1)
+    if head.kind in {"classification", "segmentation"}:
+        return torch.stack([functional.logsigmoid(logits), functional.logsigmoid(-logits)], -1)
+    return None
 
 
 def pretexts_of(heads: Mapping[str, Head]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def zero_where_absent(x: Tensor, has: Tensor) -> Tensor:
 
 
 def rows(has: Tensor, like: Tensor) -> Tensor:
-    """Reshape bool `(B,)` so that it broadcasts over `like` `(B, ...)`."""
+    """Reshape `(B,)` so that it broadcasts over `like` `(B, ...)`."""
     return has.view(-1, *[1] * (like.ndim - 1))
 
 

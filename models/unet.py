@@ -26,6 +26,7 @@ from protocol.typed import Rule
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
+AVERAGE = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 Dims = Annotated[int, Rule("2 or 3", lambda value: value in CONVOLUTION)]
 Groups = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
@@ -58,10 +59,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, owner: str = SHARED) -> list[Tensor]:
         """Return the maps from the finest, `x` being `padded`."""
-        levels = [self.blocks[0](x, owner)]
-        for block in self.blocks[1:]:
-            levels.append(block(self._pool(levels[-1], 2), owner))
+        levels: list[Tensor] = []
+        for place in range(len(self.blocks)):
+            levels.append(self.level(place, levels[-1] if place else x, owner))
         return levels
+
+    def level(self, place: int, x: Tensor, owner: str = SHARED) -> Tensor:
+        """Return the map of level `place`, 0 the finest, from the level before; the first from the image."""
+        return self.blocks[place](self._pool(x, 2) if place else x, owner)
 
 
 class Decoder(nn.Module):

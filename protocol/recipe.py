@@ -63,7 +63,7 @@ _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
 
 PLAIN_SUMS = ("fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi")
 """Strategies of which the sites know nothing: the server steps along the count-weighted owner mean."""
-SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox")))
+SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox", "t3_merge")))
 """Strategies whose server needs that mean and no single update."""
 
 Catalogue = Mapping[str, Callable[..., Any]]

@@ -38,8 +38,7 @@ def sites_of_run(folder: Path, recipe: Recipe, launch: Launch, *, best: bool = F
     for settings in settings_for(folder, recipe, launch):
         if settings.site != POOLED:
             site = open_site(settings, text)
-            site.equip(task)
-            yield standardised(site, task)
+            yield standardised(site, task).equip(task)
 
 
 def sites_of_model(folder: Path, recipe: Recipe, launch: Launch) -> Iterator[Site]:
@@ -62,7 +61,7 @@ def sites_of_model(folder: Path, recipe: Recipe, launch: Launch) -> Iterator[Sit
 
 def _best(folder: Path, recipe: Recipe) -> Vectors:
     local: Local = build(STRATEGIES, recipe.strategy, "strategy").local
-    if local.private or local.personal is not None:
+    if local.keeps:
         raise RecipeError(
             f"strategy: '{recipe.strategy.name}' keeps parameters at the sites, and those of the best round "
             "are gone: evaluate the final ones"

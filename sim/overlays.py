@@ -46,7 +46,7 @@ def _of_site(site: Site, head: str) -> Iterator[Overlay]:
     rows = chosen(cohort, head)
     if not len(rows):
         return
-    found = predict(site.flat.model, cohort.cases, rows, cohort.cases.present[rows])[head] > 0  # logits
+    found = predict(site.model, cohort.cases, rows, cohort.cases.present[rows])[head] > 0  # logits
     for row, mask in zip(rows.tolist(), found, strict=True):
         truth = cohort.cases.targets[head][row].bool()
         dice = 2 * float((truth & mask).sum()) / max(float(truth.sum() + mask.sum()), 1.0)

@@ -156,7 +156,7 @@ def sample(site: Site, shown: Shown, rows: Tensor, seen: Tensor, seed: int) -> S
     owner = cohort.patient[seen]
     batch = join([_damaged(site, shown, int(p), seen[owner == p], seed) for p in owner.unique()])
     owner = owner.sort(stable=True).values  # as `batch` has them
-    logits = predict(site.flat.model, batch, torch.arange(len(batch)), batch.present)[head]
+    logits = predict(site.model, batch, torch.arange(len(batch)), batch.present)[head]
     place = torch.searchsorted(cohort.patient[rows].unique(), owner)
     told = _tallied(site.recipe.heads[head], logits, batch.targets[head], place, cohort.patients_in(rows))
     return {f"{head}/{name}": told[name] for name in told if f"{head}/{name}" in shown.metrics}

@@ -2,7 +2,7 @@
 
     state  = strategy.init(parameters)             once a run
     state  = strategy.step(state, updates)         once a round, at the server
-    correct, finish, personal, private             at the site, all optional
+    correct, finish, personal, private, merge      at the site, all optional
 
 Every strategy shares one rule, idea 2 of the design: a group of parameters belongs to the
 sites that used it. With `n[i, g]` the cases of site `i` that used group `g`, the *owner mean*
@@ -57,6 +57,20 @@ Finish = Callable[[Vectors, Vectors, Memory, Memory, float, float], Finished]
 
 
 @dataclass(frozen=True)
+class Merge:
+    """How a site predicts with the common model and its own `personal` one, case by case.
+
+    `measure`  log-probabilities of the common and of the own model, each `(..., K)` -> `(...)`
+    `rule`     its mean over all that a case has predicted, `(B,)` -> the common model's share, `(B,)`
+    `each`     `case` or `batch`: whose parameters are averaged by it; `logits`: no parameters are
+    """
+
+    measure: Callable[[Tensor, Tensor], Tensor]
+    rule: Callable[[Tensor], Tensor]
+    each: str
+
+
+@dataclass(frozen=True)
 class Local:
     """A strategy's part at the site.
 
@@ -64,12 +78,19 @@ class Local:
     `finish`     see `Finish`
     `personal`   Ditto's lambda: also train a model of the site's own, pulled to the global one
     `private`    parameters that never travel: "" none, "norm", "head" or "all"
+    `merge`      see `Merge`; the site's own model is what `finish` keeps as `personal`
     """
 
     correct: Correct | None = None
     finish: Finish | None = None
     personal: float | None = None
     private: str = ""
+    merge: Merge | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a site predicts with parameters that nobody else has."""
+        return self.private != "" or self.personal is not None or self.merge is not None
 
 
 @dataclass(frozen=True)

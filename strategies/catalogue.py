@@ -20,6 +20,7 @@ from strategies.median import median
 from strategies.modality_balanced import modality_balanced
 from strategies.norm_bounding import norm_bounding
 from strategies.scaffold import scaffold
+from strategies.t3_merge import t3_merge
 from strategies.trimmed_mean import trimmed_mean
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
@@ -42,5 +43,6 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "modality_balanced": modality_balanced,
     "norm_bounding": norm_bounding,
     "scaffold": scaffold,
+    "t3_merge": t3_merge,
     "trimmed_mean": trimmed_mean,
 }

@@ -5,7 +5,8 @@
     others      by a rigid motion where `register` says so, else by the scanner's own coordinates, which hold
                 within a frame of reference (PS3.3 C.7.4.1): a scan of another one is put aside. A label map
                 goes where the scan went that it was drawn on
-    all         resampled, and cut to one box around what is bright in the reference
+    all         resampled, emptied outside of what is kept of a head (imaging.ingest.head), and cut to one box
+                around what is bright in the reference
 
 No label map has a say in it, for there is none when a model is asked: what reaches beyond the box is cut
 off, and that is told.
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 from SimpleITK import Transform
 
+from imaging.faces import Mask
 from imaging.ingest import space
+from imaging.ingest.head import kept
 from imaging.ingest.scans import Aside, Scan, taken
-from imaging.ingest.settings import IngestSettings
+from imaging.ingest.settings import IngestSettings, Method
 from imaging.ingest.space import Box, Grid
 from imaging.volume import Volume
 
@@ -34,12 +37,19 @@ Named = Mapping[str, Sequence[Scan]]
 
 @dataclass(frozen=True)
 class Common:
-    """What a patient's scans are brought to: `whole` is the reference on `grid`, before the box is cut."""
+    """What a patient's scans are brought to.
+
+    `whole`  the reference on `grid`, before anything is taken from it
+    `kept`   the voxels of the grid that stay, None for all of them, and `steps`, what is told of that
+    `box`    what is cut out
+    """
 
     scan: Scan
     scanned: Volume
     whole: Volume
     grid: Grid
+    kept: Mask | None
+    steps: Sequence[Any]
     box: Box
     settings: IngestSettings
     aside: Aside
@@ -67,8 +77,13 @@ class Brought:
     motion: Transform | None = None
 
 
-def common(named: Named, settings: IngestSettings, aside: Aside) -> Common | None:
-    """Return where a patient's scans are brought to; None where there is no image to go by."""
+def common(named: Named, method: Method, aside: Aside) -> Common | None:
+    """Return where a patient's scans are brought to; None where there is no image to go by.
+
+    Raises:
+        DicomError: PLUG_IN, where one fails.
+    """
+    settings = method.settings
     images = [name for name in named if name not in settings.masks]
     order = [name for name in settings.reference if name in images]
     first = next(taken(named, dict.fromkeys([*order, *images]), aside), None)
@@ -77,7 +92,9 @@ def common(named: Named, settings: IngestSettings, aside: Aside) -> Common | Non
     scan, scanned = first
     grid = space.grid_of(scanned, settings.spacing_mm)
     whole = space.resampled(scanned, grid)
-    return Common(scan, scanned, whole, grid, _box(whole, settings), settings, aside)
+    keep, steps = kept(whole, (each for name in images for each in named[name]), method)
+    box = _box(_emptied(whole, keep), settings)
+    return Common(scan, scanned, whole, grid, keep, steps, box, settings, aside)
 
 
 def brought(named: Named, there: Common) -> Iterator[Brought]:
@@ -126,10 +143,19 @@ def _placed(
     if motion is not None or not there.grid.is_of(scanned):
         steps.append("resampled to the nearest voxel" if labels else "resampled linearly")
     moved = space.resampled(scanned, there.grid, motion, labels=labels)
+    if not labels:
+        moved, steps = _emptied(moved, there.kept), [*steps, *there.steps]
     volume = space.cropped(moved, there.box)
     if labels and np.count_nonzero(volume.values) < np.count_nonzero(moved.values):
         there.aside(scan.name, CUT, "a label map reaches beyond what is cut out: more `margin_mm` keeps it")
     return Brought(scan, scanned, volume, steps, motion)
+
+
+def _emptied(volume: Volume, keep: Mask | None) -> Volume:
+    """Return a volume that is its darkest value where it is not kept."""
+    if keep is None:
+        return volume
+    return Volume(np.where(keep, volume.values, volume.values.min()), volume.affine)
 
 
 def _box(whole: Volume, settings: IngestSettings) -> Box:

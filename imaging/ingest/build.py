@@ -32,6 +32,7 @@ from imaging.ingest.space import Box
 from imaging.recognised import recognised
 from imaging.series import collect
 from imaging.volume import Volume
+from protocol.errors import DicomError
 
 BARS = 32
 """Of a histogram."""
@@ -125,7 +126,11 @@ def _load(path: Path) -> Volume:
 
 def _write(desk: Desk, named: dict[str, list[Scan]], work: Path, aside: Aside) -> Record:
     """Write one volume for each name."""
-    there = bring.common(named, desk.method.settings, aside)
+    try:
+        there = bring.common(named, desk.method, aside)
+    except DicomError as error:
+        aside("", *told(error))
+        return {}
     if there is None:
         return {}
     records = {each.scan.name: _put(work, each) for each in bring.brought(named, there)}

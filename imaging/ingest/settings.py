@@ -3,6 +3,9 @@
     reference: [t1c, t1, flair, t2, ct]   # a patient's first of these gives the grid for the others
     spacing_mm: [1, 1, 1]                 # of that grid; null: as it was scanned
     register: true                        # rigidly to the reference; false: by the scanner's own coordinates
+    skull_stripping: {name: synthstrip, command: [...]}   # a plug-in (imaging/ingest/plugins.py); null: none
+    deface: remove                        # faces that a header tells of, by geometry (imaging/faces.py) or a
+                                          # plug-in; `flag`: they stay, and the report says so
     crop: true                            # to what is brighter than the mean, and `margin_mm` around it
     margin_mm: 10
     modalities: [flair, t1, t1c, t2]      # take these and no other; empty: every scan that is recognised
@@ -31,6 +34,7 @@ from pathlib import Path
 from typing import Literal
 
 from imaging.coded import SCHEMES, entry
+from imaging.ingest.plugins import PlugIn, Tool, find
 from imaging.modality import Rules, shipped_rules, site_rules
 from imaging.pseudonyms import Pseudonyms
 from protocol.errors import RecipeError, SettingsError
@@ -46,6 +50,7 @@ Terms = Mapping[Title, tuple[str, ...]]
 Classes = tuple[tuple[str, ...], ...]
 """Of a label map: what each class's outlines are called."""
 
+SKULL_STRIPPING, DEFACE, REMOVE = "skull_stripping", "deface", "remove"
 UNKNOWN_CODE = "SCT:261665006"
 WORDS = "levels", "terms"
 NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
@@ -68,6 +73,8 @@ class IngestSettings:
     reference: tuple[Title, ...] = ("t1c", "t1", "flair", "t2", "ct")
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     register: bool = False
+    skull_stripping: PlugIn | None = None
+    deface: Literal["flag", "remove"] | PlugIn = "flag"
     crop: bool = True
     margin_mm: NotNegative = 10.0
     modalities: tuple[Title, ...] = ()
@@ -86,10 +93,14 @@ class IngestSettings:
 
 @dataclass(frozen=True)
 class Method:
-    """How scans become a cohort: the settings, and the rules that recognise a series."""
+    """How scans become a cohort: the settings, the rules that recognise a series, and others' programs.
+
+    `tools`: what for (`SKULL_STRIPPING`, `DEFACE`) -> the plug-in.
+    """
 
     settings: IngestSettings
     rules: Rules
+    tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
 
     def wants(self, modality: str) -> bool:
         """Tell whether a series that was recognised as `modality` is to be in the cohort."""
@@ -114,7 +125,8 @@ class Method:
     def plain(self) -> dict[str, object]:
         """Return the settings as plain data, with what else a cohort depends on."""
         rules = hashlib.sha256(repr(self.rules).encode()).hexdigest()
-        return {**asdict(self.settings), "rules": rules, "format": FORMAT}
+        tools = {purpose: tool.plain() for purpose, tool in self.tools.items()}
+        return {**asdict(self.settings), "rules": rules, "tools": tools, "format": FORMAT}
 
     @property
     def digest(self) -> str:
@@ -126,7 +138,7 @@ def read_method(path: Path | None) -> Method:
     """Read the settings, and the rules that they name; the defaults where there is no file.
 
     Raises:
-        SettingsError: names the key that is wrong.
+        SettingsError: names the key that is wrong, or the plug-in that is not here.
     """
     if path is None:
         return Method(IngestSettings(), shipped_rules())
@@ -144,7 +156,14 @@ def read_method(path: Path | None) -> Method:
         **words,
     )
     rules = site_rules(path.parent / settings.rules) if settings.rules else shipped_rules()
-    return Method(settings, rules)
+    return Method(settings, rules, _tools(settings, path.parent))
+
+
+def _tools(settings: IngestSettings, folder: Path) -> dict[str, Tool]:
+    named = {SKULL_STRIPPING: settings.skull_stripping, DEFACE: settings.deface}
+    return {
+        purpose: find(purpose, each, folder) for purpose, each in named.items() if isinstance(each, PlugIn)
+    }
 
 
 def _require_clear(segments: Mapping[str, Classes], path: Path) -> None:

@@ -8,13 +8,15 @@ from torch import Tensor
 from protocol.batch import Batch
 from protocol.recipe import Head, Modality, Part, Recipe
 
-SEGMENTING = ("early_fusion_unet", "encoders_unet", "parallel_unet", "parallel_unet_holder")
-FUSING = ("encoders_unet", "parallel_unet", "parallel_unet_holder")
+SEGMENTING = ("early_fusion_unet", "encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
+FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae",)
-PRETEXT = ("bm_mae", "parallel_unet_holder")
+PRETEXT = ("bm_mae", "modality_moe", "parallel_unet_holder")
+POOLING = ("cross_dim", "modality_moe", "volume_classifier")
+VECTORIAL = ("mm_cascade", *POOLING)
 MAPPING = (*SEGMENTING, "bm_mae")
-ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, "mm_cascade", "volume_classifier")
+ALL = (*SEGMENTING, *TABULAR, *OF_IMAGES, *VECTORIAL)
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}

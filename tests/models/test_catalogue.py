@@ -11,7 +11,16 @@ from models.base import MultiModal
 from models.catalogue import build_model, build_objectives
 from protocol.errors import PrivacyError, RecipeError
 from protocol.recipe import Head, Modality, Part, Privacy, Recipe
-from tests.models.cases import ALL, IMAGES_AND_TABLE, SEGMENTING, TABLES, TUMOUR, recipe_for
+from tests.models.cases import (
+    ALL,
+    IMAGES_AND_TABLE,
+    SEGMENTING,
+    TABLES,
+    TABULAR,
+    TUMOUR,
+    VECTORIAL,
+    recipe_for,
+)
 
 IMAGE = {"ct": Modality()}
 
@@ -52,7 +61,7 @@ def test_table_linear_starts_as_flambys_baseline(features: int, kind: str, objec
 
 @pytest.mark.parametrize(
     ("name", "modalities", "message"),
-    [(name, TABLES, rf"modalities: '{name}' needs an image") for name in (*SEGMENTING, "volume_classifier")]
+    [(name, TABLES, rf"modalities: '{name}' needs an image") for name in (*SEGMENTING, *VECTORIAL)]
     + [
         (name, IMAGES_AND_TABLE, r"modalities\.flair\.kind: .* tables only")
         for name in ("table_linear", "table_mlp")
@@ -66,7 +75,7 @@ def test_a_model_that_cannot_read_the_modalities_is_refused(
         build_model(recipe)
 
 
-@pytest.mark.parametrize("name", ["table_linear", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize("name", [*TABULAR, *VECTORIAL])
 def test_a_model_that_cannot_segment_is_refused(name: str) -> None:
     recipe = replace(recipe_for(name), heads=TUMOUR)
     with pytest.raises(RecipeError, match=r"heads\.tumour\.kind: .* cannot segment"):

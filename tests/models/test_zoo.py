@@ -13,7 +13,18 @@ from protocol.batch import Batch
 from protocol.errors import RecipeError
 from protocol.groups import modality_group
 from protocol.recipe import Modality, Part, Recipe
-from tests.models.cases import ALL, FUSING, MAPPING, TUMOUR, batch_for, presence, recipe_for, subsets
+from tests.models.cases import (
+    ALL,
+    FUSING,
+    MAPPING,
+    POOLING,
+    TUMOUR,
+    VECTORIAL,
+    batch_for,
+    presence,
+    recipe_for,
+    subsets,
+)
 from tests.models.invariance import leaks, results
 
 
@@ -157,7 +168,7 @@ def test_a_case_without_anything_is_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 2), (9, 13), (1, 1, 1), (2, 5, 3), (7, 1, 9)])
-@pytest.mark.parametrize("name", [*MAPPING, "volume_classifier"])
+@pytest.mark.parametrize("name", [*MAPPING, *POOLING])
 def test_every_size_of_image_works_even_for_one_case(name: str, shape: tuple[int, ...]) -> None:
     recipe = recipe_for(name, len(shape), groups=32)
     batch = batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]), shape)
@@ -168,7 +179,7 @@ def test_every_size_of_image_works_even_for_one_case(name: str, shape: tuple[int
         assert logits.shape == ((1, classes, *shape) if head == "tumour" else (1, classes))
 
 
-@pytest.mark.parametrize("name", [*MAPPING, "volume_classifier"])
+@pytest.mark.parametrize("name", [*MAPPING, *POOLING])
 def test_images_of_other_dimensions_are_refused(name: str) -> None:
     recipe = recipe_for(name, dims=2)
     batch = batch_for(recipe, presence(recipe, [("flair",)]), (4, 4, 4))
@@ -200,7 +211,7 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "mm_cascade", "table_mlp", "volume_classifier"])
+@pytest.mark.parametrize("name", [*FUSING, "bm_mae", "table_mlp", *VECTORIAL])
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)

@@ -12,6 +12,7 @@ from tests.strategies import twins
 from tests.strategies.federations import QUIET, Federation, federations, stream
 
 ADAPTIVE = {"server_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 1e-2}
+AVERAGED = ("fedprox", "fedbn", "fedper", "ditto", "local", "t3_merge")
 PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "fedavg": (STRATEGIES["fedavg"](), twins.fedavg),
     "uniform": (STRATEGIES["fedavg"](weights="uniform"), twins.uniform),
@@ -31,7 +32,7 @@ PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "trimmed_mean": (STRATEGIES["trimmed_mean"](trim=0.2), twins.trimmed_mean),
     "krum": (STRATEGIES["krum"](f=1, m=2), twins.krum),
     "geometric_median": (STRATEGIES["geometric_median"](), twins.geometric_median),
-} | {name: (STRATEGIES[name](), twins.fedavg) for name in ("fedprox", "fedbn", "fedper", "ditto", "local")}
+} | {name: (STRATEGIES[name](), twins.fedavg) for name in AVERAGED}
 
 
 def test_every_strategy_has_a_twin() -> None:
