@@ -11,6 +11,7 @@ What is compared is therefore the way of the model, and what goes with each mess
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from protocol.bundle import bundle_hash, packed
 from protocol.children import QUIET
 from protocol.errors import WireError
 from server.control import control, node_key
-from tests.deploy.federation import Federation, free_port
+from tests.deploy.federation import Federation
 
 DESCRIPTION = """\
 [project]
@@ -100,7 +101,7 @@ class Plain:
 def plain(federation: Federation, sites: Sequence[str], size: int, rounds: int, folder: Path) -> Plain:
     """Run FedAvg over Flower's own processes with the federation's certificates and keys."""
     folder.mkdir()
-    port, laps = free_port(), folder / "laps"
+    port, laps = _port(), folder / "laps"
     address, ca = f"127.0.0.1:{port}", federation.coordinator.ca
     started = [_start(folder, "superlink", *_superlink(federation, port, folder))]
     try:
@@ -108,7 +109,7 @@ def plain(federation: Federation, sites: Sequence[str], size: int, rounds: int, 
         with control(address, ca) as link:
             for site in sites:
                 link.register(node_key(federation.site(site).auth_public), site)
-                started.append(_start(folder, site, *_supernode(federation, site, address, free_port())))
+                started.append(_start(folder, site, *_supernode(federation, site, address)))
             _until(lambda: sum(node.connected for node in link.nodes()) == len(sites))
             config = {"size": size, "rounds": rounds, "sites": len(sites), "laps": str(laps)}
             code = packed({"pyproject.toml": DESCRIPTION.encode(), "plain/app.py": APP.encode()})
@@ -144,13 +145,20 @@ def _superlink(federation: Federation, port: int, folder: Path) -> list[str]:
     ]
 
 
-def _supernode(federation: Federation, site: str, address: str, port: int) -> list[str]:
+def _supernode(federation: Federation, site: str, address: str) -> list[str]:
     home = federation.site(site)
     return [
         *("flower-supernode", "--superlink", address, "--root-certificates", str(home.ca)),
         *("--auth-supernode-private-key", str(home.auth_key)),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", "127.0.0.1", "--port", str(_port())),
     ]
+
+
+def _port() -> int:
+    """Return a port that nobody listens at, another at each call."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _start(folder: Path, name: str, program: str, *words: str) -> subprocess.Popen[bytes]:
