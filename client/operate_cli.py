@@ -25,7 +25,11 @@ Monitor = Annotated[
 ]
 HERE = Path()
 
+processes = typer.Typer()
+"""What `consilium site` has of commands for the site at work."""
 
+
+@processes.command()
 def start(home: Home = HERE, monitor: Monitor = 0) -> None:
     """Take part: wait for the coordinator, do what it asks and the policy allows, until Ctrl-C or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -36,6 +40,7 @@ def start(home: Home = HERE, monitor: Monitor = 0) -> None:
         serve(here)
 
 
+@processes.command()
 def status(home: Home = HERE) -> None:
     """Show the site's processes, and the last thing that was asked and decided."""
     here = SiteHome(home)
@@ -47,11 +52,13 @@ def status(home: Home = HERE) -> None:
     typer.echo("" if entries else "nothing was asked yet", nl=not entries)
 
 
+@processes.command()
 def stop(home: Home = HERE) -> None:
     """Stop the site. What it was working at is dropped; the coordinator asks again or goes on without."""
     stop_keeper(SiteHome(home).state)
 
 
+@processes.command()
 def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")] = 40,
     *,
@@ -63,6 +70,7 @@ def logs(
     show(SiteHome(home).logs / "supernode.log", lines, on=on, as_json=as_json)
 
 
+@processes.command("approve")
 def approve_bundle(
     bundle: Annotated[str, typer.Argument(help="SHA-256 of the coordinator's code, as the refusal names it")],
     home: Home = HERE,

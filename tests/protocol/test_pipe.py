@@ -69,8 +69,7 @@ def test_whoever_ends_in_the_middle_of_a_message_is_noticed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["client.supernode", "client.operate_cli", "server.operate"])
-def test_what_passes_messages_on_or_keeps_processes_does_without_torch(module: str) -> None:
+def test_what_passes_messages_on_does_without_torch() -> None:
     """Half a gigabyte and seconds of imports."""
-    words = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    words = "import sys, client.supernode; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
