@@ -6,6 +6,7 @@ a length of time: everything polls for a state, and gives up loudly with the log
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -195,8 +196,8 @@ class Federation:
 
 
 def free_port() -> int:
-    """A port above 25000 that nobody listens at."""
-    for port in PORTS:
+    """A port above 25000 that nobody listens at; any one, as others look for theirs at the same time."""
+    for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
