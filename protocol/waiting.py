@@ -5,7 +5,7 @@ tenth of what was waited already: an answer is noticed at most a tenth late, and
 than it must, as `longest_s` bounds the pause.
 """
 
-SHORTEST_S = 0.02
+SHORTEST_S = 0.05
 SHARE = 0.1
 
 
