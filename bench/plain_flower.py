@@ -39,8 +39,6 @@ license = "Apache-2.0"
 dependencies = []
 [tool.flwr.app]
 publisher = "bench"
-fab-format-version = 1
-flwr-version-target = "1.41.0"
 fab-include = ["plain/*.py"]
 [tool.flwr.app.components]
 serverapp = "plain.app:server"
