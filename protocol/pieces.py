@@ -78,8 +78,9 @@ def folded(message: Message) -> Message:
     """Return a small message with all its content in one record; `take` unfolds it. Others as they are."""
     if not message.has_content() or sum(len(a.data) for a in arrays_in(message.content)) > SMALL_BYTES:
         return message
-    content = {"content": recorddict_to_proto(solid(message.content)).SerializeToString()}
-    return make_message(message.metadata, RecordDict({FOLDED: ConfigRecord(content)}))
+    record = ConfigRecord()
+    record["content"] = recorddict_to_proto(solid(message.content)).SerializeToString()
+    return make_message(message.metadata, RecordDict({FOLDED: record}))
 
 
 def give(pieces: Mapping[str, InflatableObject], push: Push, wanted: Collection[str]) -> None:
