@@ -20,9 +20,9 @@ from protocol.messages import Reply, Task
 from protocol.recipe import Evaluation, Part, Privacy, Recipe, Roster, Training
 from protocol.update import Vectors
 from server import checkpoint
-from server.app import CONDUCTOR, LOG, logged, note
+from server.app import LOG, logged, note
 from server.book import unflatten
-from server.record import Round, SiteRound, read_record
+from server.record import CONDUCTOR, Round, SiteRound, read_record
 from tests.federation import SITES, Federation, cohort, cohorts, recipe
 
 
