@@ -28,6 +28,7 @@ from models.zoo.mulmodseg import mulmodseg
 from models.zoo.parallel_unet import parallel_unet
 from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.prob_bind import prob_bind
+from models.zoo.prompt_pool import prompt_pool
 from models.zoo.segresnet import segresnet
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
@@ -51,6 +52,7 @@ MODELS: Catalogue = {
     "parallel_unet": parallel_unet,
     "parallel_unet_holder": parallel_unet_holder,
     "prob_bind": prob_bind,
+    "prompt_pool": prompt_pool,
     "segresnet": segresnet,
     "table_linear": table_linear,
     "table_mlp": table_mlp,

@@ -27,6 +27,7 @@ OUTLINING = (
     "mmsformer",
     "modality_slice_memory",
     "mulmodseg",
+    "prompt_pool",
 )  # images in, segmentations out, and no more
 OWNED = tuple(name for name in OUTLINING if name != "mulmodseg")  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
@@ -48,6 +49,7 @@ SMALL = {
     "ivdnet": {"channels": (4, 4, 6)},
     "modality_slice_memory": {"channels": (4, 8), "reach": 1},
     "mulmodseg": {"channels": (4, 8), "size": 4},
+    "prompt_pool": {"channels": (4, 8), "prompts": 2},
     "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}
