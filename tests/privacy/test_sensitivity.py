@@ -125,10 +125,16 @@ def test_one_patients_influence_is_bounded_in_volumes(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("name", "head"), PAIRS, ids=label)
-def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head, dims: int, seed: int) -> None:
-    assert influence(name, head, dims, seed, rows=4) <= SLACK
+def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head, seed: int) -> None:
+    assert influence(name, head, 2, seed, rows=4) <= SLACK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("name", sorted(set(MODELS) - set(TABULAR)))
+def test_one_patients_influence_is_bounded_in_volumes_over_seeds(name: str, seed: int) -> None:
+    assert influence(name, simplest(name), 3, seed, rows=4) <= SLACK
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
