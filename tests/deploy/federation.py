@@ -100,14 +100,14 @@ class Federation:
 
     # -- processes ---------------------------------------------------------------------------
 
-    def start(self, *names: str, **more: str) -> None:
-        """Start keepers: `server`, or a site's by its name; with `more` in their environment."""
+    def start(self, *names: str) -> None:
+        """Start keepers: `server`, or a site's by its name."""
         for name in names:
             group, home = (
                 ("server", self.coordinator.folder) if name == "server" else ("site", self.folder / name)
             )
             words = [sys.executable, "-m", "consilium", group, "start", "--home", str(home)]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     words, stdout=log, stderr=log, cwd=self.folder, env=environment
