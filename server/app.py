@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from platform import platform, python_version
 
 from flwr.app import Context
@@ -179,7 +180,8 @@ def member_of(reply: Reply) -> Member:
     try:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
         leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}
-        summary = SiteSummary(**reply.facts["summary"], leaves=leaves)
+        told: dict[str, Any] = {**reply.facts["summary"], "site": reply.site}  # whoever it says it is
+        summary = SiteSummary(**told, leaves=leaves)
         return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"
