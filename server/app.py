@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from platform import platform, python_version
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
