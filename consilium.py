@@ -1,9 +1,14 @@
-"""The command line, one program for three people: `consilium federation|server|run|site|sim|...`."""
+"""The command line, one program for three people: `consilium federation|server|run|site|sim|...`.
+
+Commands that keep processes, or ask for them, are there at once (`LIGHT`). The others bring torch and what
+stands on it, half a gigabyte and seconds of imports: they are read (`sim.commands`) when one is asked for.
+"""
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -12,65 +17,41 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import typer
 from click import ClickException
 
-from client import operate_cli as site_commands
-from client.cli import site
 from protocol.errors import ConsiliumError
-from server import operate_cli as server_commands
-from server.cli import RUNS, Out, report, runs
-from server.federation_cli import federation
-from server.operate_cli import Run, run_in, server
-from sim.bench_cli import bench
-from sim.cli import resume as resume_simulated
-from sim.cli import sim
-from sim.evaluate_cli import evaluate
-from sim.privacy_cli import privacy
 
-# A traceback with its variables would show keys, and patients' headers.
-cli = typer.Typer(
-    help="Federated learning for medical imaging.", no_args_is_help=True, pretty_exceptions_show_locals=False
-)
+LIGHT = {"site": ("client.operate_cli", "processes"), "server": ("server.serve_cli", "server")}
+"""Group -> where those of its commands stand that need no torch."""
 
 
-@runs.command()
-def resume(
-    run: Run = "",
-    out: Out = RUNS,
-    home: Annotated[
-        Path | None,
-        typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder, for a federation's run"),
-    ] = None,
-) -> None:
-    """Go on with a run from its last checkpoint: of a federation (--home), or a simulated one (--out)."""
-    folder = run_in(home / RUNS if home else out, run)
-    if server_commands.is_of_federation(folder):
-        server_commands.resume_run(folder)
-    else:
-        resume_simulated(folder.name, folder.parent)
+def __getattr__(name: str) -> Any:
+    if name == "cli":
+        return program(())
+    raise AttributeError(name)
 
 
-runs.command("start")(server_commands.start_run)
-runs.command("status")(server_commands.run_status)
-runs.command("logs")(server_commands.run_logs)
-runs.command("stop")(server_commands.stop_run)
-federation.command("status")(server_commands.federation_status)
-for command in (site_commands.start, site_commands.status, site_commands.stop, site_commands.logs):
-    site.command()(command)
-site.command("approve")(site_commands.approve_bundle)
-cli.add_typer(server, name="server")
-cli.add_typer(runs, name="run")
-cli.add_typer(sim, name="sim")
-cli.add_typer(site, name="site")
-cli.add_typer(federation, name="federation")
-cli.add_typer(privacy, name="privacy")
-cli.add_typer(bench, name="bench")
-cli.command("report")(report)
-cli.command("evaluate")(evaluate)
+def program(words: Sequence[str]) -> typer.Typer:
+    """Return the commands among which `words` names one: all of them, or only the light ones of its group."""
+    group, command = (*words, "", "")[:2]
+    if group in LIGHT:
+        module, name = LIGHT[group]
+        commands: typer.Typer = getattr(import_module(module), name)
+        if command in names(commands):
+            light = typer.Typer(pretty_exceptions_show_locals=False)
+            light.add_typer(commands, name=group)
+            return light
+    return import_module("sim.commands").cli
+
+
+def names(commands: typer.Typer) -> set[str]:
+    """Return what the commands of a group are called."""
+    found = commands.registered_commands
+    return {each.name or getattr(each.callback, "__name__", "") for each in found}
 
 
 def main() -> None:
     """Run the command line; our own errors become one line and their exit number."""
     try:
-        sys.exit(cli(standalone_mode=False))  # typer makes Ctrl-C the number 130
+        sys.exit(program(sys.argv[1:])(standalone_mode=False))  # typer makes Ctrl-C the number 130
     except ConsiliumError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)

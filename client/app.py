@@ -15,11 +15,12 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.books import note, require_witnessed, written_down
+from client.books import require_witnessed, written_down
 from client.egress import allowed, leave, statement
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.ingress import admit
+from client.notes import note
 from client.policy import fits, permit, read_policy
 from client.secure import STEPS
 from client.settings import Settings, from_node_config

@@ -11,15 +11,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from client.notes import MOST_WHY
 from client.settings import Settings
 from privacy import audit, ledger
 from privacy.heads import countersigned, sign
 from privacy.keys import read_pins, signer
 from protocol.errors import PrivacyError
 from protocol.messages import HEADS, WITNESS, Reply, Task, fingerprint, pack_reply
-
-_MOST_WHY = 1000
-"""Characters; what a stranger's message makes us say must not fill the disk."""
 
 
 def require_witnessed(settings: Settings, task: Task) -> None:
@@ -60,20 +58,6 @@ def written_down(settings: Settings, task: Task, reply: Reply) -> Reply:
     return replace(reply, facts={**reply.facts, HEADS: sign(key, settings.site, heads)})
 
 
-def note(settings: Settings, what: str, decided: str, why: str) -> None:
-    """Write into the audit log what this site did or refused outside any task; `why` may be a stranger's."""
-    if settings.federation is None:
-        return
-    entry = {
-        "at": _now(),
-        "asked": {"kind": what, "run": "", "round": 0},
-        "decided": decided,
-        "why": why[:_MOST_WHY],
-        "left": {"kind": "nothing", "bytes": 0, "sha256": ""},
-    }
-    audit.append(settings.books, signer(settings.signing_key), entry)
-
-
 def _entry(task: Task, reply: Reply) -> dict[str, Any]:
     digest, size = fingerprint(pack_reply(reply))
     return {
@@ -87,7 +71,7 @@ def _entry(task: Task, reply: Reply) -> dict[str, Any]:
             "witness": task.facts.get(WITNESS),
         },
         "decided": "refused" if reply.error else "answered",
-        "why": ": ".join(reply.error)[:_MOST_WHY] if reply.error else "",
+        "why": ": ".join(reply.error)[:MOST_WHY] if reply.error else "",
         "left": {"kind": "error" if reply.error else task.kind, "bytes": size, "sha256": digest},
     }
 

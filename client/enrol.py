@@ -11,9 +11,8 @@ keys than this site's, or another key of a known site is refused before anything
 import stat
 from datetime import UTC, datetime
 
-from client.home import SiteHome
+from client.home import HOSPITAL, SiteHome
 from client.machine import Machine, read_machine, write_machine
-from client.policy import HOSPITAL
 from privacy.certificates import node_key
 from privacy.keys import Pins, fingerprint, make_signer, read_pins, signer, write_pins
 from privacy.kit import Facts, Kit

@@ -29,6 +29,9 @@ from pathlib import Path
 
 from privacy.keys import FEDERATION, SITE_KEY
 
+HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
+"""The policy that a hospital begins with (`client.policy`)."""
+
 
 @dataclass(frozen=True)
 class SiteHome:
@@ -115,11 +118,6 @@ class SiteHome:
     def state(self) -> Path:
         """Memory between rounds."""
         return self.folder / "state"
-
-    @property
-    def executor_secret(self) -> Path:
-        """The secret by which Flower's client knows our launcher; new at every start."""
-        return self.state / "superexec.secret"
 
     @property
     def ledger(self) -> Path:

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 
 from client.approved import approve
-from client.books import note
 from client.home import SiteHome
 from client.machine import read_machine, settings_of
+from client.notes import note
 from client.operate import serve
 from privacy.audit import read
 from protocol.children import kept, stop_keeper, table
@@ -25,7 +25,11 @@ Monitor = Annotated[
 ]
 HERE = Path()
 
+processes = typer.Typer()
+"""What `consilium site` has of commands for the site at work."""
 
+
+@processes.command()
 def start(home: Home = HERE, monitor: Monitor = 0) -> None:
     """Take part: wait for the coordinator, do what it asks and the policy allows, until Ctrl-C or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -36,6 +40,7 @@ def start(home: Home = HERE, monitor: Monitor = 0) -> None:
         serve(here)
 
 
+@processes.command()
 def status(home: Home = HERE) -> None:
     """Show the site's processes, and the last thing that was asked and decided."""
     here = SiteHome(home)
@@ -47,23 +52,25 @@ def status(home: Home = HERE) -> None:
     typer.echo("" if entries else "nothing was asked yet", nl=not entries)
 
 
+@processes.command()
 def stop(home: Home = HERE) -> None:
     """Stop the site. What it was working at is dropped; the coordinator asks again or goes on without."""
     stop_keeper(SiteHome(home).state)
 
 
+@processes.command()
 def logs(
-    program: Annotated[str, typer.Argument(help="launcher or supernode")] = "launcher",
     lines: Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")] = 40,
     *,
     on: Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="as the log has it, a JSON object a line")] = False,
     home: Home = HERE,
 ) -> None:
-    """Show what a process has said."""
-    show(SiteHome(home).logs / f"{program}.log", lines, on=on, as_json=as_json)
+    """Show what the site's process has said."""
+    show(SiteHome(home).logs / "supernode.log", lines, on=on, as_json=as_json)
 
 
+@processes.command("approve")
 def approve_bundle(
     bundle: Annotated[str, typer.Argument(help="SHA-256 of the coordinator's code, as the refusal names it")],
     home: Home = HERE,

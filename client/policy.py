@@ -65,7 +65,6 @@ CATALOGUES: Mapping[str, Catalogue] = {
     "objective": OBJECTIVES,
     "strategy": STRATEGIES,
 }
-HOSPITAL = Path(__file__).parent / "policies" / "hospital.yaml"
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MIB = 2**20

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from client.egress import statement
-from client.policy import CATALOGUES, HOSPITAL, Policy, fits, permit, read_policy
+from client.home import HOSPITAL
+from client.policy import CATALOGUES, Policy, fits, permit, read_policy
 from client.settings import Settings
 from client.spending import by_stage, caps, history
 from imaging.cohort import Cohort, contributed

@@ -16,7 +16,7 @@ from client import memory
 from client.merging import Merged
 from client.policy import EXACT, OPEN, Counts, Policy
 from client.settings import Settings
-from imaging.cohort import Cohort, concatenate, contributed, only
+from imaging.cohort import Cohort, concatenate, contributed, only, renamed
 from imaging.sources import read_cohort
 from models.catalogue import build_model, build_objectives
 from models.flat import Flat
@@ -103,7 +103,8 @@ def _shared(recipe_text: str, device: str) -> tuple[Flat, Mapping[str, Objective
 
 def _cohort(settings: Settings, recipe: Recipe) -> Cohort:
     if not settings.partitions:
-        return read_cohort(settings.data, recipe, None, settings.state / ARRAYS)
+        # A folder's name is the hospital's own affair.
+        return renamed(read_cohort(settings.data, recipe, None, settings.state / ARRAYS), settings.site)
     parts = [read_cohort(settings.data, recipe, part) for part in settings.partitions]
     # Pooled data train and nothing else: the sites they came from hold the held-out patients.
     return parts[0] if len(parts) == 1 else only(concatenate(settings.site, parts), "train")

@@ -1,49 +1,174 @@
-"""Flower's SuperNode with four things changed, in its process and not in its files.
+"""The site's line to the coordinator: Flower's own, and nothing between it and the worker.
+
+    1. ask whether there is work; the coordinator's server is never the one that calls
+    2. take the message in pieces, and the bundle of its run
+    3. let `client.launcher` answer it
+    4. give the reply back in pieces
+
+Flower's SuperNode would put what it takes into a store of its own and serve that to an executor on a port: a
+model is then hashed, written down and sent on within one machine twice in each direction, and both sides look
+for each other in pauses. Here one process has Flower's connection (TLS, node authentication, heartbeats,
+trying again) and the worker's pipe. What is changed of Flower's, in this process alone:
 
 Its heartbeat   every 10 s instead of 30. Flower's server takes a site for gone when two are missing,
                 and lets one that was killed in again only then: after 20 s instead of 60.
-Its questions   whether there is work come every second instead of every third: a round has several.
 Its patience    a line that breaks while TLS or a proxy is greeted is tried again, at least every 5 s, as
                 one that is refused is: a proxy answers for a server that is down. Flower gives up there.
-Its end         where it gives up after all the process ends, and its keeper starts it anew. Flower leaves
-                a process that serves the launcher and asks nobody for work.
+Its end         where it gives up after all, or is not let in, the process would end. Here the line is
+                made anew, and the worker stays warm.
 
-    python -m client.supernode ARGUMENT...      as `flower-supernode` takes them
+    python -m client.supernode HOME
 """
 
 import logging
-import os
 import ssl
+import sys
 import time
-from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import lru_cache, partial
+from http import HTTPStatus
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, NoReturn
 
 import httpx
+from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
+from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore import heartbeat
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
 from flwr.supercore.retry import RetryInvoker, http_retry, make_simple_http_retry_invoker
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.cli import flower_supernode
+from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supernode import fleet_http_connection
+from flwr.supernode.fleet_http_connection import http_request_response
 
+from client.home import SiteHome
+from client.launcher import Launcher
+from client.machine import read_machine, settings_of
+from client.worker import Worker
+from privacy.certificates import node_key
 from protocol import logs
+from protocol.children import end_by_signals
+from protocol.errors import WireError
+from protocol.pieces import folded, give, take
+from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 5.0
+"""The longest pauses: between two questions whether there is work, and before trying a lost line again."""
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
-def main() -> None:
-    """Run the SuperNode; return only by `SystemExit`, after a signal or where it cannot start."""
-    logs.begin()
-    for module, name, value in changes():
-        vars(module)[name] = value
+class Line(NamedTuple):
+    """What Flower's connection offers, in its order."""
+
+    node: int
+    receive: Callable[[], tuple[Message, ObjectTree] | None]
+    send: Callable[[Message, ObjectTree, float], tuple[set[str], str]]
+    get_run: Callable[[int], Run]
+    get_fab: Callable[[str, int], Fab]
+    pull: Callable[[int, str], bytes]
+    push: Callable[[int, str, str, bytes], None]
+    confirm: Callable[[int, str], None]
+
+    def bundle(self, run: int) -> bytes:
+        """Return the coordinator's code as it came with a run."""
+        return self.get_fab(self.get_run(run).fab_hash, run).content
+
+
+Connect = Callable[[], AbstractContextManager[Line]]
+
+
+def keep_line(connect: Connect, launcher: Launcher) -> None:
+    """Serve for ever, over one line after the other."""
+    lost = time.monotonic()
+    while True:
+        try:
+            with connect() as line:
+                log.info("the coordinator's server has let this site in")
+                serve(line, launcher)
+            lost = time.monotonic()  # Flower has logged why
+        except WireError as error:
+            log.warning("not let in, tried again: %s", error)
+        time.sleep(pause(time.monotonic() - lost, LONGEST_PAUSE_S))
+
+
+def serve(line: Line, launcher: Launcher) -> None:
+    """Do what is asked over `line` until it fails."""
+    bundle = lru_cache(maxsize=1)(line.bundle)
+    heard = time.monotonic()
+    while True:
+        if step(line, launcher, bundle):
+            heard = time.monotonic()
+        else:
+            time.sleep(pause(time.monotonic() - heard, LOOK_S))
+
+
+def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes]) -> bool:
+    """Do one task; False where there is none."""
     try:
-        flower_supernode()
-        log.error("the SuperNode gave up")
-    except Exception:
-        log.exception("the SuperNode gave up")
-    os._exit(1)  # the thread of its API would keep the process
+        asked = line.receive()
+        if asked is None:
+            return False
+        work(line, launcher, bundle, *asked)
+    except RunNotRunningException:
+        log.info("dropped: its run has ended")
+    return True
+
+
+def work(
+    line: Line, launcher: Launcher, bundle: Callable[[int], bytes], head: Message, tree: ObjectTree
+) -> None:
+    """Take the message that `head` announces, have it answered, and give the reply."""
+    about, run = head.metadata, head.metadata.run_id
+    what, clock = f"{about.message_type}, round {about.group_id}", Clock()
+    code = bundle(run)
+    message = take(tree.object_id, partial(line.pull, run))
+    line.confirm(run, tree.object_id)
+    taken = clock.lap()
+    log.info("%s", what)
+    reply = launcher.answer(message, code)
+    answered = clock.lap()
+    reply_with(line, reply, answered)
+    log.info("%s: taken in %.3f s, answered in %.3f s, given in %.3f s", what, taken, answered, clock.lap())
+
+
+def reply_with(line: Line, reply: Message, seconds: float) -> None:
+    """Give back the reply to a message that took `seconds`."""
+    reply = folded(reply)
+    with no_object_id_recompute():
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        wanted, session = line.send(reply, get_object_tree(reply), seconds)
+        push = partial(line.push, reply.metadata.run_id, session)
+        give(get_all_nested_objects(reply), push, wanted)
+
+
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the last lap."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before
+
+
+@contextmanager
+def connected(home: SiteHome) -> Generator[Line]:
+    """Yield a line to the coordinator that `home` names; `WireError` where the site is not let in."""
+    machine, key = read_machine(home), node_key(home.auth_key)
+    server, trusted = machine.server, home.ca.read_bytes()
+    with http_request_response(server, False, trusted, key.pair) as found:
+        yield Line(*found)
 
 
 def changes() -> list[tuple[ModuleType, str, object]]:
@@ -51,15 +176,15 @@ def changes() -> list[tuple[ModuleType, str, object]]:
     return [
         (fleet_http_connection, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_MIN_INTERVAL),
         (heartbeat, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_MIN_INTERVAL),
-        (start_client_internal, "time", SimpleNamespace(sleep=doze)),
         (http_retry, "MAX_RETRY_DELAY", LONGEST_PAUSE_S),
         (fleet_http_connection, "make_simple_http_retry_invoker", patient),
+        (fleet_http_connection, "flwr_exit", not_let_in),
     ]
 
 
-def doze(seconds: float) -> None:
-    """Sleep in Flower's loop, but not longer than `LOOK_S`."""
-    time.sleep(min(seconds, LOOK_S))
+def not_let_in(code: int, message: str) -> NoReturn:
+    """Raise what Flower would end the process with."""
+    raise WireError(f"{' '.join(message.split())} (Flower's exit code {code})")
 
 
 def patient() -> RetryInvoker:
@@ -69,11 +194,18 @@ def patient() -> RetryInvoker:
 
     def gives_up(error: Exception) -> bool:
         log.warning("no answer: %s", error)
+        if is_sent_away(error):
+            return True
         return not is_broken_line(error) and hopeless is not None and hopeless(error)
 
     invoker.recoverable_exceptions = (*BROKEN, httpx.HTTPStatusError)
     invoker.should_giveup = gives_up
     return invoker
+
+
+def is_sent_away(error: Exception) -> bool:
+    """Say whether this site may not connect; there Flower interrupts the process, worker and all."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == HTTPStatus.UNAUTHORIZED
 
 
 def is_broken_line(error: Exception) -> bool:
@@ -90,5 +222,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def main(home: SiteHome) -> None:
+    """Take part until SIGTERM; what is being worked at when that comes is dropped."""
+    logs.begin()
+    settings = settings_of(home)
+    for module, name, value in changes():
+        vars(module)[name] = value
+    end_by_signals()
+    with suppress(KeyboardInterrupt), closing(Launcher(home.approved, lambda: Worker(settings))) as launcher:
+        keep_line(lambda: connected(home), launcher)
+
+
 if __name__ == "__main__":
-    main()
+    main(SiteHome(Path(sys.argv[1])))

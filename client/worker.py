@@ -19,7 +19,7 @@ from client.settings import Settings
 from protocol import logs
 from protocol.errors import WireError
 from protocol.leash import die_with
-from protocol.messages import message_from_bytes, message_to_bytes
+from protocol.pipe import receive_message, send_message
 
 DIED, UNREADABLE = 1, 2
 STOP_S = 5.0
@@ -41,7 +41,7 @@ class Worker:
         Raises `OSError` for a process that has died.
         """
         self._pipe.send_bytes(objection.encode())
-        self._pipe.send_bytes(message_to_bytes(message))
+        send_message(self._pipe, message)
 
     def has_answered(self, seconds: float = 0.0) -> bool:
         """Say whether `receive` would return at once, after waiting at most `seconds`."""
@@ -49,7 +49,7 @@ class Worker:
 
     def receive(self) -> Message:
         """Return the next reply; `EOFError` or `OSError` for a process that has died."""
-        return message_from_bytes(self._pipe.recv_bytes())
+        return receive_message(self._pipe)
 
     def close(self) -> None:
         """End the process: first politely, then by SIGKILL."""
@@ -75,11 +75,11 @@ def serve(pipe: Connection, settings: Settings, parent: int) -> None:
     while True:
         try:
             objection = pipe.recv_bytes().decode()
-            message = message_from_bytes(pipe.recv_bytes())
+            message = receive_message(pipe)
         except EOFError:
             return
         try:
             reply = refuse(message, settings, objection) if objection else answer(message, settings)
         except WireError as error:
             reply = Message(Error(UNREADABLE, str(error)), reply_to=message)
-        pipe.send_bytes(message_to_bytes(reply))
+        send_message(pipe, reply)

@@ -131,6 +131,8 @@ class NodeKey:
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
+        self.pair = key, key.public_key()
+        """Both halves, as Flower's connection takes them."""
         self.public = _openssh(key.public_key())
 
     def sign(self, purpose: str, message: bytes) -> bytes:

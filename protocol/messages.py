@@ -10,7 +10,7 @@ The buffer is the vector's own memory: nothing is copied until a real wire seria
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -18,17 +18,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from flwr.common.serde import (
-    message_from_proto,
-    message_to_proto,
-    recorddict_from_proto,
-    recorddict_to_proto,
-)
-from flwr.proto.message_pb2 import Message as MessageProto  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from protocol.errors import WireError
+from protocol.pipe import arrays_in, solid
 from protocol.update import Update, Vectors
 
 T = TypeVar("T")
@@ -146,22 +141,12 @@ def unpack_reply(message: Message) -> Reply:
 
 def reply_to_bytes(reply: Reply) -> bytes:
     """Write a reply as bytes to keep; equal replies give equal bytes."""
-    return recorddict_to_proto(_solid(pack_reply(reply))).SerializeToString()
+    return recorddict_to_proto(solid(pack_reply(reply))).SerializeToString()
 
 
 def reply_from_bytes(kept: bytes) -> Reply:
     """Read what `reply_to_bytes` wrote."""
     return _reply(*_records_read(recorddict_from_proto(Proto.FromString(kept))))
-
-
-def message_to_bytes(message: Message) -> bytes:
-    """Write a whole message as Flower's protobuf, for a pipe between two of our processes."""
-    return message_to_proto(solidify(message)).SerializeToString()
-
-
-def message_from_bytes(sent: bytes) -> Message:
-    """Read what `message_to_bytes` wrote."""
-    return message_from_proto(MessageProto.FromString(sent))
 
 
 def fingerprint(content: RecordDict) -> tuple[str, int]:
@@ -191,27 +176,14 @@ def _reply(facts: dict[str, Any], vectors: Vectors, named: dict[str, Vectors]) -
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of all vectors in a message's content."""
-    return sum(len(array.data) for array in _arrays(content))
+    return sum(len(array.data) for array in arrays_in(content))
 
 
 def solidify(message: Message) -> Message:
     """Turn borrowed buffers into bytes of the message's own, for a wire that needs bytes."""
     if message.has_content():
-        _solid(message.content)
+        solid(message.content)
     return message
-
-
-def _solid(content: RecordDict) -> RecordDict:
-    for array in _arrays(content):
-        array.data = bytes(array.data)
-    return content
-
-
-def _arrays(content: RecordDict) -> Iterator[Array]:
-    # Flower's own `array_records` builds a checked copy at every access.
-    for record in content.values():
-        if isinstance(record, ArrayRecord):
-            yield from record.values()
 
 
 def _records(facts: Mapping[str, Any], vectors: Vectors, named: Mapping[str, Vectors]) -> RecordDict:

@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import platform, python_version
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -34,7 +35,8 @@ from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
-from server.record import Round, RunRecord, SiteRound, SiteSummary, to_json
+from server.grid import changes
+from server.record import CONDUCTOR, Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
 from server.tracking import RUN_FILE, Tracker
@@ -46,8 +48,6 @@ from strategies.catalogue import STRATEGIES
 log = logging.getLogger("consilium.run")
 
 MEET_S = 120.0
-CONDUCTOR = "conductor.lock"
-"""In the run folder: held by the process that conducts the run (`protocol.claim`)."""
 LOG = "run.log"
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
@@ -73,6 +73,8 @@ def build_logging_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
         config = dict(context.run_config)
+        for where, name, value in changes():
+            setattr(where, name, value)
         with logged(Path(str(config["folder"]))):
             conduct(grid, config, note)
 
@@ -178,7 +180,8 @@ def member_of(reply: Reply) -> Member:
     try:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
         leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}
-        summary = SiteSummary(**reply.facts["summary"], leaves=leaves)
+        told: dict[str, Any] = {**reply.facts["summary"], "site": reply.site}  # whoever it says it is
+        summary = SiteSummary(**told, leaves=leaves)
         return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"

@@ -1,12 +1,10 @@
 """The coordinator's commands for what runs.
 
-server start|status|stop|logs      the server's processes
 run start RECIPE [overrides]       begin a run over the federation
 run status|logs|stop RUN           look at it, stop it; `run resume` goes on with it
 federation status                  who is connected, and what the newest run knows of each site
 """
 
-import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,20 +18,18 @@ from rich.table import Table
 from models.catalogue import MODELS
 from models.objectives import OBJECTIVES
 from privacy.keys import FEDERATION
-from protocol.children import is_kept, kept, stop_keeper, table
+from protocol.children import is_kept
 from protocol.claim import holder
-from protocol.monitor import monitoring
 from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
-from server.app import CONDUCTOR, LOG, sign
+from server.app import LOG, sign
 from server.book import new_folder
 from server.cli import find_run, run_folders
 from server.control import Node, control
 from server.enrol import pins_of
-from server.federation import read_federation
 from server.home import CoordinatorHome
-from server.operate import local_address, serve
-from server.record import RunRecord, SiteRound
+from server.operate import local_address
+from server.record import CONDUCTOR, RunRecord, SiteRound
 from server.runs import (
     SUBMITTED,
     WANTED,
@@ -45,66 +41,16 @@ from server.runs import (
     status_of,
     want,
 )
+from server.serve_cli import HERE, AsJson, Follow, Home, Lines
 from strategies.catalogue import STRATEGIES
 
 CATALOGUES = {"model": MODELS, "objective": OBJECTIVES, "strategy": STRATEGIES}
 """What the coordinator can check of a recipe; which data it names, only sites know."""
 
-Home = Annotated[
-    Path, typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder; by default the current one")
-]
-Lines = Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")]
-AsJson = Annotated[bool, typer.Option("--json", help="as the log has it, a JSON object a line")]
-Monitor = Annotated[
-    int, typer.Option(min=0, max=65535, help="loopback port for health and Prometheus metrics; 0: none")
-]
 Run = Annotated[
     str,
     typer.Argument(help="a run's name, or enough of its beginning; by default the newest", metavar="[RUN]"),
 ]
-HERE = Path()
-
-server = typer.Typer(help="Run the coordinator's server.", no_args_is_help=True)
-
-
-# -- The server ----------------------------------------------------------------------------------
-
-
-@server.command("start")
-def start_server(home: Home = HERE, monitor: Monitor = 0) -> None:
-    """Run the server's processes until Ctrl-C or SIGTERM; what dies is started again."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    here = CoordinatorHome(home.resolve())
-    typer.echo(f"{read_federation(here.federation).server.address}; logs in {here.logs}; Ctrl-C stops")
-    with monitoring(here.state, monitor):
-        serve(here)
-
-
-@server.command("status")
-def server_status(home: Home = HERE) -> None:
-    """Show the server's processes."""
-    Console().print(table(kept(CoordinatorHome(home).state)))
-
-
-@server.command("stop")
-def stop_server(home: Home = HERE) -> None:
-    """Stop the server and all its processes. Runs go on at the next start."""
-    stop_keeper(CoordinatorHome(home).state)
-
-
-@server.command("logs")
-def server_logs(
-    program: Annotated[str, typer.Argument(help="superlink or superexec")] = "superlink",
-    lines: Lines = 40,
-    *,
-    on: Follow = False,
-    as_json: AsJson = False,
-    home: Home = HERE,
-) -> None:
-    """Show what a process has said."""
-    show(CoordinatorHome(home).logs / f"{program}.log", lines, on=on, as_json=as_json)
 
 
 # -- Runs ----------------------------------------------------------------------------------------

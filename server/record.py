@@ -20,6 +20,9 @@ from protocol.metrics import Tally
 
 T = TypeVar("T")
 
+CONDUCTOR = "conductor.lock"
+"""In the run folder: held by the process that conducts the run (`protocol.claim`)."""
+
 Scores = Mapping[str, Tally]
 """`head/metric` -> tally, e.g. `tumour/dice`."""
 

@@ -22,9 +22,8 @@ from pathlib import Path
 from protocol import files
 from protocol.claim import holder
 from protocol.errors import CheckpointError, TrackingError
-from server.app import CONDUCTOR
 from server.control import Control
-from server.record import RunRecord, read_record
+from server.record import CONDUCTOR, RunRecord, read_record
 
 log = logging.getLogger("consilium.runs")
 

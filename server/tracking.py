@@ -194,6 +194,7 @@ class Tracker:
     def _log_rounds(self) -> None:
         while self._waiting:
             ended = self._waiting[0]
+            self._open_sites(site.site for site in ended.sites)
             self._log(self._run, ended.number, federation_metrics(ended))
             for site in ended.sites:
                 self._log(

@@ -20,11 +20,12 @@ from flwr.serverapp import Grid
 
 from protocol.errors import AdmissionError, QuorumError, WireError
 from protocol.messages import KINDS, Reply, Task, pack_task, payload_bytes, unpack_reply
+from protocol.waiting import SHORTEST_S, pause
 from server.admission import same_question
 
 log = logging.getLogger("consilium.wire")
 
-POLL_S, LONGEST_POLL_S = 0.02, 0.5
+LONGEST_POLL_S = 0.5
 LOOK_S = 2.0
 """How often to look whether a site that was asked is still connected as it was."""
 RETURN_S = 120.0
@@ -141,7 +142,8 @@ class Wire:
 
     def _pull(self, sent: Sent, closes: float) -> Message | None:
         """Return the answer; None after the deadline, or when the site has connected anew meanwhile."""
-        pause, looks = POLL_S, time.monotonic() + LOOK_S
+        began = time.monotonic()
+        looks = began + LOOK_S
         while True:
             for message in self._grid.pull_messages([sent.message]):
                 return message
@@ -152,8 +154,7 @@ class Wire:
                 looks = now + LOOK_S
                 if self._connected().get(sent.node, sent.since) != sent.since:
                     return None
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_POLL_S)
+            time.sleep(pause(now - began, LONGEST_POLL_S))
 
     def _drop_late(self) -> None:
         """Take what came after its deadline off the link, and leave it at that."""
@@ -194,7 +195,7 @@ class Wire:
                     break
                 msg = f"{len(nodes)} of {sites} sites connected within {deadline_s:g} s: start the others"
                 raise QuorumError(msg)
-            time.sleep(POLL_S)
+            time.sleep(SHORTEST_S)
         return nodes
 
 

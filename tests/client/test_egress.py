@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from client import app
 from client.egress import AROUND, VALUES, leave, release, statement
-from client.policy import HOSPITAL, OPEN, Leaves, Policy, parse_policy
+from client.home import HOSPITAL
+from client.policy import OPEN, Leaves, Policy, parse_policy
 from client.site import Site
 from protocol.errors import PolicyError, PrivacyError
 from protocol.messages import Reply, Task

@@ -10,9 +10,9 @@ import pytest
 
 from client import enrol
 from client.enrol import accept, begin, membership_of, prepare
-from client.home import SiteHome
+from client.home import HOSPITAL, SiteHome
 from client.machine import Machine, read_machine
-from client.policy import HOSPITAL, read_policy
+from client.policy import read_policy
 from privacy.keys import read_pins, signer
 from privacy.kit import Kit, read_kit
 from privacy.membership import LASTS, Membership, instant, pack_membership, read_membership, read_request

@@ -11,7 +11,7 @@ from client import operate, operate_cli
 from client.approved import objection
 from client.home import SiteHome
 from client.machine import read_machine
-from client.operate import programs, require_member, require_ours
+from client.operate import program, require_member, require_ours
 from privacy.audit import read
 from protocol.bundle import bundle_hash
 from protocol.checks import failed, ok
@@ -27,22 +27,13 @@ def north(tmp_path: Path) -> SiteHome:
     return joined(founded(tmp_path, "north"), tmp_path, "north")
 
 
-def _told(home: SiteHome) -> dict[str, tuple[str, ...]]:
-    return {program.name: program.words for program in programs(home, read_machine(home), 25555)}
-
-
 def _environment(home: SiteHome) -> dict[str, str]:
-    (supernode, _launcher) = programs(home, read_machine(home), 25555)
-    return dict(supernode.environment)
+    return dict(program(home, read_machine(home)).environment)
 
 
-def test_nothing_listens_but_on_the_loopback_interface(north: SiteHome) -> None:
-    words = _told(north)["supernode"]
-    assert words[words.index("--host") + 1] == "127.0.0.1"
-    assert words[words.index("--isolation") + 1] == "process"
-    assert words[words.index("--root-certificates") + 1] == str(north.ca)
-    assert "--insecure" not in words
-    assert _told(north)["launcher"][-1] == "127.0.0.1:25555"
+def test_one_process_is_kept_and_told_nothing_but_its_home(north: SiteHome) -> None:
+    words = program(north, read_machine(north)).words
+    assert words[-2:] == ("client.supernode", str(north.folder.resolve()))
 
 
 def test_the_proxy_of_site_yaml_is_the_only_one(north: SiteHome, monkeypatch: pytest.MonkeyPatch) -> None:

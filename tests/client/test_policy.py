@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import spending
+from client.home import HOSPITAL
 from client.policy import (
     DAYS,
     EXACT,
-    HOSPITAL,
     OPEN,
     Counts,
     Hours,

@@ -8,7 +8,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from client.cli import site
-from client.policy import HOSPITAL, parse_policy
+from client.home import HOSPITAL
+from client.policy import parse_policy
 from client.policy_cli import first_refused
 from client.spending import priced
 from privacy.accounting import Event, epsilon

@@ -11,7 +11,8 @@ from client import worker
 from client.settings import Settings
 from client.worker import UNREADABLE, serve
 from privacy import audit
-from protocol.messages import Task, message_from_bytes, message_to_bytes, pack_task, unpack_reply
+from protocol.messages import Task, pack_task, unpack_reply
+from protocol.pipe import receive_message, send_message
 from sim.inprocess import identify
 from sim.run import introduce
 
@@ -29,8 +30,8 @@ def _answers(patch: pytest.MonkeyPatch, settings: Settings, *asked: tuple[str, M
         with ours:
             for objection, message in asked:
                 ours.send_bytes(objection.encode())
-                ours.send_bytes(message_to_bytes(message))
-                answers.append(message_from_bytes(ours.recv_bytes()))
+                send_message(ours, message)
+                answers.append(receive_message(ours))
 
     thread = threading.Thread(target=keeper)
     thread.start()

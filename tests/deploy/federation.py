@@ -6,6 +6,7 @@ a length of time: everything polls for a state, and gives up loudly with the log
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ from protocol.claim import holder
 from protocol.errors import SettingsError, WireError
 from protocol.recipe import load_recipe
 from server import enrol
-from server.app import CONDUCTOR, LOG
+from server.app import LOG
 from server.control import control
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
@@ -34,6 +35,7 @@ from server.operate import local_address
 from server.operate_cli import CATALOGUES
 from server.operate_cli import begin as begin_run
 from server.provision import provision
+from server.record import CONDUCTOR
 from server.runs import Wanted, status_of
 from sim.phantom import write_phantom
 
@@ -53,12 +55,16 @@ PORTS = range(25000, 32000)
 
 @dataclass
 class Federation:
-    """Homes under one folder. By name: `ways`, other addresses of the server; `processes`, the keepers."""
+    """Homes under one folder.
+
+    By name: `ways`, other addresses of the server; `processes`, the keepers. `names` of the founding sites.
+    """
 
     folder: Path
     port: int
     ways: Mapping[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    names: Sequence[str] = ()
 
     @property
     def coordinator(self) -> CoordinatorHome:
@@ -71,7 +77,7 @@ class Federation:
 
     def found(self, sites: Sequence[str] = SITES) -> "Federation":
         """Provision the federation, let every site join."""
-        home = self.coordinator
+        home, self.names = self.coordinator, sites
         write_phantom(self.folder / "data", sites=len(sites), patients=6, size=16, seed=1)
         new_federation(home.federation, "brain", "127.0.0.1", self.port)
         for number, name in enumerate(sites, start=1):
@@ -128,12 +134,12 @@ class Federation:
 
     def worker(self, name: str) -> int:
         """The warm worker's process."""
-        launcher = self.pid(name, "launcher")
-        return self.until(lambda: _worker_of(launcher), f"the worker of {name} runs")
+        supernode = self.pid(name, "supernode")
+        return self.until(lambda: _worker_of(supernode), f"the worker of {name} runs")
 
     def said(self, name: str) -> str:
-        """All that a site's launcher has logged."""
-        path = self.site(name).logs / "launcher.log"
+        """All that a site's process has logged."""
+        path = self.site(name).logs / "supernode.log"
         return path.read_text() if path.exists() else ""
 
     def until_at_work(self, name: str, number: int, before: str) -> None:
@@ -190,8 +196,8 @@ class Federation:
 
 
 def free_port() -> int:
-    """A port above 25000 that nobody listens at."""
-    for port in PORTS:
+    """A port above 25000 that nobody listens at; any one, as others look for theirs at the same time."""
+    for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
@@ -221,8 +227,8 @@ def _pid(state: Path, program: str) -> int | None:
         return None
 
 
-def _worker_of(launcher: int) -> int | None:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+def _worker_of(supernode: int) -> int | None:
+    children = Path(f"/proc/{supernode}/task/{supernode}/children").read_text().split()
     for child in children:
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
             return int(child)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from protocol.messages import Task, pack_task, unpack_reply
 from protocol.recipe import build, parse_cached
 from server.app import initial_parameters
+from server.grid import changes
 from strategies.base import Strategy
 from strategies.catalogue import STRATEGIES
 from tests.zoo import forged_facts, forged_vectors, with_facts
@@ -42,6 +43,9 @@ def forged_tasks(folder: Path) -> dict[str, RecordDict]:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Send all, to one site after the other, and wait for all answers."""
+    for where, name, value in changes():
+        if name != "push_messages":  # what is forged goes as Flower sends it
+            setattr(where, name, value)
     folder = Path(str(context.run_config["folder"]))
     nodes = sorted(grid.get_node_ids())
     tasks = forged_tasks(folder)

@@ -1,6 +1,7 @@
 """A private run over a federation of real processes, by the commands that people type."""
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from bench.deployment import STAGES, stages
@@ -26,8 +27,16 @@ def _typed(federation: Federation, *words: str) -> str:
     return done.output
 
 
+def _tracked(federation: Federation) -> dict[str, float]:
+    """Site -> its last round in MLflow; "" is the federation's."""
+    uri = f"sqlite:///{federation.coordinator.runs / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return {run.data.tags.get("consilium.site", ""): run.data.metrics["round"] for run in runs}
+
+
 def test_a_private_run_is_started_stopped_gone_on_with_and_finished(federation: Federation) -> None:
-    said = _typed(federation, "run", "start", str(RECIPE), *SMALL, *PRIVATE, "--tracking", "off")
+    said = _typed(federation, "run", "start", str(RECIPE), *SMALL, *PRIVATE)
     run = federation.coordinator.runs / said.split()[1]
     federation.until_rounds(run, 1)
     _typed(federation, "run", "stop")
@@ -51,6 +60,7 @@ def test_a_private_run_is_started_stopped_gone_on_with_and_finished(federation: 
     spans = stages(federation, run)
     assert all(spans[name] > 0 for name in STAGES.values())
 
+    assert _tracked(federation) == {"": 3, "north": 3, "south": 3}
     told = _typed(federation, "federation", "status")
     assert all(name in told for name in SITES)
     assert "3: accepted" in told

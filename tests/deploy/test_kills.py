@@ -26,8 +26,8 @@ ENOUGH_WORK = "training.steps=30"
 
 def test_processes_are_killed_in_the_middle_of_rounds(federation: Federation, tmp_path: Path) -> None:
     before = federation.said("north")
-    run = federation.begin("rounds=5", ENOUGH_WORK)
-    for number, kill in enumerate((_worker, _conductor, _superlink, _everything), start=1):
+    run = federation.begin("rounds=6", ENOUGH_WORK)
+    for number, kill in enumerate((_worker, _supernode, _conductor, _superlink, _everything), start=1):
         federation.until_at_work("north", number, before)
         began = time.monotonic()
         kill(federation, run)
@@ -38,7 +38,7 @@ def test_processes_are_killed_in_the_middle_of_rounds(federation: Federation, tm
     federation.until_finished(run)
 
     record = read_record(run)
-    assert [r.number for r in record.rounds] == [1, 2, 3, 4, 5]
+    assert [r.number for r in record.rounds] == [1, 2, 3, 4, 5, 6]
     assert all([s.status for s in r.sites] == ["accepted"] * len(SITES) for r in record.rounds)
     assert record.subsets.keys() == set(SITES)
     assert same(final(run), final(_straight(federation, run, tmp_path / "straight")))
@@ -46,6 +46,11 @@ def test_processes_are_killed_in_the_middle_of_rounds(federation: Federation, tm
 
 def _worker(federation: Federation, run: Path) -> None:
     os.kill(federation.worker("north"), signal.SIGKILL)
+
+
+def _supernode(federation: Federation, run: Path) -> None:
+    """The site's process alone: its keeper starts another, with another worker."""
+    os.kill(federation.pid("north", "supernode"), signal.SIGKILL)
 
 
 def _conductor(federation: Federation, run: Path) -> None:

@@ -20,9 +20,9 @@ from protocol.messages import Reply, Task
 from protocol.recipe import Evaluation, Part, Privacy, Recipe, Roster, Training
 from protocol.update import Vectors
 from server import checkpoint
-from server.app import CONDUCTOR, LOG, logged, note
+from server.app import LOG, logged, member_of, note
 from server.book import unflatten
-from server.record import Round, SiteRound, read_record
+from server.record import CONDUCTOR, Round, SiteRound, read_record
 from tests.federation import SITES, Federation, cohort, cohorts, recipe
 
 
@@ -468,3 +468,9 @@ def test_a_run_that_nobody_watches_says_into_its_log_how_it_goes_and_why_it_ends
         "round 1 ended: 1 of 2 sites accepted",
         "ended early: QuorumError: too few",
     ]
+
+
+def test_a_site_is_who_its_reply_is_from_whatever_its_description_says() -> None:
+    summary = {"site": "south", "patients": {}, "cases": {}, "patterns": {}, "labels": {}}
+    facts = {"summary": summary, "owned": {}, "usable": [], "leaves": {}}
+    assert member_of(Reply("north", "describe", "run", 0, facts=facts)).summary.site == "north"

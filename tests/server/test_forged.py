@@ -10,6 +10,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as MessageProto
 
 from privacy.heads import BOOKS, Head, sign
 from privacy.keys import Pins, Signer
@@ -17,9 +19,8 @@ from protocol.messages import (
     HEADS,
     Reply,
     Task,
-    message_from_bytes,
-    message_to_bytes,
     pack_reply,
+    solidify,
     unpack_task,
 )
 from protocol.update import Update
@@ -88,7 +89,8 @@ def _round(folder: Path) -> dict[str, SiteRound]:
         content = signed.reply(site, asked)
         if asked.kind == "train" and site in wrong:
             content = _zoo(signed, site, asked, mark)[wrong[site]]
-        return message_from_bytes(message_to_bytes(Message(content, reply_to=message)))
+        sent = message_to_proto(solidify(Message(content, reply_to=message)))
+        return message_from_proto(MessageProto.FromString(sent.SerializeToString()))
 
     for register in (app.train, app.query):
         register()(handle)

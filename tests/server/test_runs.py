@@ -11,9 +11,8 @@ import pytest
 from protocol.claim import holder
 from protocol.errors import TrackingError
 from server import runs
-from server.app import CONDUCTOR
 from server.control import Control
-from server.record import to_json
+from server.record import CONDUCTOR, to_json
 from server.runs import MOST_FAILURES, Wanted, is_over, read_submission, read_wanted, tend, want, wanted_runs
 from tests.protocol.test_claim import HOLD
 from tests.server import records

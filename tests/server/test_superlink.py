@@ -1,27 +1,46 @@
 """What we change of Flower's SuperLink, and that Flower still has it where we change it."""
 
 import asyncio
+import inspect
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+from typing import ClassVar, cast
 
 import httpx
 import pytest
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
-from flwr.superlink import extensions
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
 from flwr.superlink import main as flower
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.superlink import BUSY_TIMEOUT_MS, Doors, patient
+from server import superlink
+from server.superlink import CONCERNS, PRAGMAS, Doors, Only, Whole, changes, straight
+from tests.serving import serving
 
 PATHS = ("/v1/fleet/pull-messages", "/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/")
 APP = Starlette(
     routes=[Route(path, lambda _: PlainTextResponse("open")) for path in PATHS],
     middleware=[Middleware(Doors)],
 )
+
+
+async def _answers(app: ASGIApp, asked: Iterable[tuple[str, str, bytes]]) -> list[str]:
+    """Status and text of each answer to (method, path, body)."""
+    transport, headers = httpx.ASGITransport(app), {"content-type": PROTOBUF}
+    async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
+        found = [await client.request(how, path, content=b, headers=headers) for how, path, b in asked]
+    return [f"{answer.status_code} {answer.text}" for answer in found]
 
 
 def _open(host: str, paths: Iterable[str] = PATHS) -> list[bool]:
@@ -42,16 +61,93 @@ def test_a_path_that_only_looks_like_the_sites_is_shut() -> None:
     assert not any(_open("10.0.0.7", ("//v1/fleet/x", "/v1/fleet", "/V1/FLEET/x", "/v1/control/../fleet/x")))
 
 
-def test_flower_asks_where_we_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extensions, "get_middleware", lambda: (Middleware(Doors),))
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in changes():
+        assert name in vars(module)
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.usefixtures("changed")
+def test_flower_asks_where_we_answer() -> None:
     assert flower._get_middleware()[0].cls is Doors
 
 
-def test_flowers_connections_wait_for_a_lock_as_long_as_we_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(sql_mixin), "SQLITE_PRAGMAS", patient(SQLITE_PRAGMAS))
-    connection = sqlite3.connect(":memory:")
-    sql_mixin._set_sqlite_pragmas(connection, None)
-    (waits,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.close()
-    assert waits == BUSY_TIMEOUT_MS
-    assert [name for name, _ in patient(SQLITE_PRAGMAS)] == [name for name, _ in SQLITE_PRAGMAS]
+@pytest.mark.usefixtures("changed")
+def test_flowers_connections_are_made_as_we_say(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection:
+        sql_mixin._set_sqlite_pragmas(connection, None)
+        connection.execute("CREATE TABLE t (x)")
+        for name, value in PRAGMAS.items():
+            (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+            assert str(found) == value, name
+    assert {name for name, _ in SQLITE_PRAGMAS} <= {name for name, _ in vars(sql_mixin)["SQLITE_PRAGMAS"]}
+
+
+def test_every_layer_of_flowers_is_passed_where_it_has_something_to_do() -> None:
+    layers = flower._get_middleware()
+    assert CONCERNS.keys() <= {layer.cls for layer in layers}
+    for layer, path in CONCERNS.items():
+        source = Path(inspect.getfile(cast("type", layer))).read_text(encoding="utf-8")
+        assert path in source or "the Runtime HTTP API" in source, f"{layer} is not for {path} alone"
+    assert [new.cls is Only for new in straight(layers)] == [layer.cls in CONCERNS for layer in layers]
+
+
+class Noting:
+    """A layer that notes what passes it."""
+
+    seen: ClassVar[list[str]] = []
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.seen.append(scope["path"])
+        await self._app(scope, receive, send)
+
+
+def test_what_does_not_concern_a_layer_goes_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(vars(superlink)["CONCERNS"], Noting, "/v1/fleet/")
+    Noting.seen.clear()
+    app = Starlette(
+        routes=[Route(path, lambda _: PlainTextResponse("open")) for path in PATHS],
+        middleware=straight([Middleware(Noting)]),
+    )
+    assert all(asyncio.run(_answers(app, [("GET", path, b"")])) == ["200 open"] for path in PATHS)
+    assert Noting.seen == [PATHS[0]]
+
+
+def test_no_site_is_let_in_without_its_key(changed: None) -> None:
+    """The layer that asks for it still stands where it did."""
+    del changed
+    asked = PullMessagesRequest(node=Node(node_id=1)).SerializeToString()
+    (answer,) = asyncio.run(_answers(flower.create_app(), [("POST", "/v1/fleet/pull-messages", asked)]))
+    assert answer.startswith("401")
+
+
+def _echo(app_limit: int, monkeypatch: pytest.MonkeyPatch, size: int) -> tuple[str, int]:
+    """What is answered to a body of `size`, and in how many pieces it had come through."""
+    monkeypatch.setattr(superlink, "MOST_BYTES", app_limit)
+    pieces = 0
+
+    async def count(request: Request) -> PlainTextResponse:
+        nonlocal pieces
+        body = b""
+        async for piece in request.stream():
+            pieces += bool(piece)
+            body += piece
+        return PlainTextResponse(sha256(body).hexdigest())
+
+    app = Starlette(routes=[Route("/", count, methods=["POST"])], middleware=[Middleware(Whole)])
+    with serving(app) as address:
+        return httpx.post(f"http://{address}/", content=bytes(size), trust_env=False).text, pieces
+
+
+def test_a_body_comes_through_whole_and_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _echo(10**6, monkeypatch, 10**6) == (sha256(bytes(10**6)).hexdigest(), 1)
+
+
+def test_a_body_beyond_the_limit_is_refused_before_anybody_looks_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _echo(10**6, monkeypatch, 10**6 + 1) == ("too long", 0)

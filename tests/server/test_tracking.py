@@ -12,10 +12,10 @@ from mlflow.entities import Run
 from models.exported import Predictor, load
 from protocol.errors import TrackingError
 from protocol.metrics import subsets_of
-from protocol.recipe import Part, Privacy, Training, recipe_hash
+from protocol.recipe import Part, Privacy, Training, dump_recipe, recipe_hash
 from server import checkpoint, export
 from server.book import unflatten
-from server.record import Round, SiteRound, read_record, to_json
+from server.record import Round, RunRecord, SiteRound, read_record, to_json
 from server.tracking import Tracker, attach, federation_metrics, site_metrics
 from tests.federation import MODALITIES, Federation, cohorts, recipe
 from tests.server import records
@@ -196,6 +196,25 @@ def test_metrics_of_a_round_go_in_one_batch_a_run(
     tracker.log_round(_renumbered(record.rounds[-1], 4))
     tracker._thread.shutdown()
     assert sorted(sent) == sorted(run.info.run_id for run in tracked.values())
+
+
+def test_a_site_that_was_not_there_at_the_beginning_is_tracked_too(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    text = dump_recipe(WHOLE)
+    record = RunRecord("run", text, "now", ())
+    (tmp_path / "run" / "record.json").write_text(to_json(record))
+    tracker = Tracker(None, "late", tmp_path / "run")
+    parent = tracker.start(text, "", (), {}, None)
+    tracker.log_round(Round(1, (SiteRound("north", "late"),)))
+    tracker._thread.shutdown()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("late")
+    assert experiment is not None
+    children = [run for run in client.search_runs([experiment.experiment_id]) if run.info.run_id != parent]
+    assert [(run.data.tags["consilium.site"], run.data.metrics["accepted"]) for run in children] == [
+        ("north", 0.0)
+    ]
 
 
 def _renumbered(ended: Round, number: int) -> Round:

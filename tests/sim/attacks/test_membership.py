@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from client.policy import HOSPITAL, read_policy
+from client.home import HOSPITAL
+from client.policy import read_policy
 from privacy.accounting import Event, epsilon
 from protocol.recipe import Head, Modality, Part, Privacy, Recipe, Training
 from sim.attacks.membership import found_at, halves, likelihood_ratios, measure
