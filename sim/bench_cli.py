@@ -1,9 +1,9 @@
 """`consilium bench methods`: recipes against each other and against their controls, on simulated sites."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from server.ranking import Line, forest, lines, markdown
 from server.record import Round, SiteRound
 from sim.assessment import Effort
 from sim.cli import CATALOGUES
-from sim.comparison import EARLY_FUSION, Cell, Plan, compared, with_controls
+from sim.comparison import EARLY_FUSION, Cell, Found, Plan, compared, contenders
 
 bench = typer.Typer(help="Compare methods.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ ABOUT = """\
 Every method, its controls and every seed on the same data and the same test patients. All take their rounds,
 optimiser, learning rate and batch from the recipe: nothing was tuned for this comparison, for any of them.
 `pooled` has all training cases in one place, with as many steps as the largest site takes in the federation,
-and with as many as all sites take.
+and with as many as all sites take. Early fusion is trained as the first recipe says.
 
 An interval is of 95 % over draws of the test patients within their sites, of the mean over seeds; \u00b1 is
 the standard deviation over seeds. The gain is over early fusion with zeros where a modality is absent, draw
@@ -33,6 +33,9 @@ by draw; `no gain measured` means that its interval holds 0, or that seeds disag
 the modalities that it has; `emm`, `rmm` and `nm` are scores when they fail, `be` is the error on corrupted
 scans relative to early fusion, and `ece` the calibration error: `consilium evaluate` measures them.
 """
+
+Trained = Mapping[str, Sequence[Found]]
+"""Label -> what was found with each seed."""
 
 
 @bench.command()
@@ -43,6 +46,9 @@ def methods(
     seeds: Annotated[str, typer.Option(help="e.g. 42,43,44")] = "42,43,44",
     out: Annotated[Path, typer.Option(help="where the runs go, and are found again")] = Path("runs/bench"),
     change: Annotated[list[str] | None, typer.Option("--set", help="override of all, e.g. rounds=5")] = None,
+    controls: Annotated[
+        Literal["each", "first"], typer.Option(help="whether each recipe has its own, or the first alone")
+    ] = "each",
     replicates: Annotated[int, typer.Option(min=1, help="draws of patients, for the intervals")] = 1000,
     page: Annotated[
         Path | None, typer.Option(help="Markdown to write, plots beside; OUT/comparison.md")
@@ -51,22 +57,25 @@ def methods(
     """Train and evaluate each RECIPE and its controls; stopped, it goes on where it stood."""
     sets, numbers = [_named(each) for each in data], _seeds(seeds)
     loaded = [load_recipe(path, change or [], CATALOGUES) for path in recipes]
+    metric = _metric(loaded)
     target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates))
     words = ["consilium", "bench", "methods", *map(str, recipes), *(f"--data {each}" for each in data)]
     words += [
         f"--seeds {seeds}",
+        f"--controls {controls}",
         f"--replicates {replicates}",
         *(f"--set {shlex.quote(c)}" for c in change or []),
     ]
     text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]
     for name, folder in sets:
-        text.append(_section(name, target, _on(loaded, (name, folder), numbers, plan), loaded[0]))
+        wanted = contenders(loaded, folder, controls_of_each=controls == "each")
+        found = _on(wanted, (name, folder), numbers, plan)
+        text.append(_section(name, target, lines(found, metric, EARLY_FUSION), metric))
     files.write_text(target, "".join(text))
     typer.echo(f"comparison: {target}")
 
 
-def _on(recipes: Sequence[Recipe], dataset: tuple[str, Path], seeds: Sequence[int], plan: Plan) -> list[Line]:
-    wanted = {label: each for recipe in recipes for label, each in with_controls(recipe, dataset[1]).items()}
+def _on(wanted: Mapping[str, Recipe], dataset: tuple[str, Path], seeds: Sequence[int], plan: Plan) -> Trained:
     console = Console()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
@@ -83,15 +92,22 @@ def _on(recipes: Sequence[Recipe], dataset: tuple[str, Path], seeds: Sequence[in
 
             return told
 
-        found = compared(wanted, dataset, seeds, plan, watch)
-    return lines(found, recipes[0].evaluation.select, EARLY_FUSION)
+        return compared(wanted, dataset, seeds, plan, watch)
 
 
-def _section(name: str, target: Path, told: Sequence[Line], recipe: Recipe) -> str:
-    metric = recipe.evaluation.select
+def _section(name: str, target: Path, told: Sequence[Line], metric: str) -> str:
     plot = target.with_name(f"{target.stem}-{name}.svg")
     files.write_text(plot, forest(told, metric))
     return f"\n## {name}\n\n{markdown(told, metric)}\n![{metric} of each method]({plot.name})\n"
+
+
+def _metric(recipes: Sequence[Recipe]) -> str:
+    """Return what all of them are judged by."""
+    metrics = {recipe.evaluation.select: recipe.name for recipe in recipes}
+    if len(metrics) > 1:
+        told = " and ".join(f"{name} by {metric}" for metric, name in metrics.items())
+        raise SettingsError(f"{told} cannot be compared: give recipes that select by one metric")
+    return recipes[0].evaluation.select
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -1,6 +1,7 @@
 """Which method does better: recipes on data sets over seeds, each beside what it must beat.
 
     with_controls   a recipe and its controls: label -> recipe
+    contenders      all that is trained for several recipes: label -> recipe
     cell            one of them, on one data set, with one seed: a whole simulated run, and its robustness
     finished        makes a cell, or finds it as it was made before
 
@@ -75,6 +76,19 @@ def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
         f"{recipe.name}: pooled, a site's steps": stepped(pooled, cases, max),
         f"{recipe.name}: pooled, all steps": stepped(pooled, cases, sum),
     }
+
+
+def contenders(recipes: Sequence[Recipe], data: Path, *, controls_of_each: bool) -> dict[str, Recipe]:
+    """Return label -> recipe: the first recipe and its controls, then each other, with its own or alone.
+
+    Early fusion is trained once, as the first recipe says.
+    """
+    first, *others = recipes
+    found = with_controls(first, data)
+    for other in others:
+        own = with_controls(other, data) if controls_of_each else {other.name: other}
+        found |= {label: each for label, each in own.items() if label != EARLY_FUSION}
+    return found
 
 
 def early_fusion(recipe: Recipe) -> Recipe:

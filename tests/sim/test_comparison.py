@@ -15,7 +15,7 @@ from server.book import Watch
 from server.record import Round, SiteRound, read_record
 from sim import bench_cli, comparison
 from sim.assessment import Effort
-from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, finished, with_controls
+from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, contenders, finished, with_controls
 from tests.federation import RECIPE, Federation, cohorts
 from tests.server.test_ranking import MODELS
 
@@ -59,6 +59,15 @@ def test_equal_controls_of_two_methods_are_one_cell(data: Path) -> None:
     assert recipe_hash(mine) == recipe_hash(theirs)
     places = {each.place(data) for each in cells({"a": mine}, "x", data, (1, 2))}
     assert len(places) == 2
+
+
+def test_early_fusion_is_the_first_recipes_and_the_others_have_their_controls_or_none(data: Path) -> None:
+    other = replace(METHOD, name="other", training=Training(batch=4, epochs=1, rate=0.1))
+    alone = contenders([METHOD, other], data, controls_of_each=False)
+    whole = contenders([METHOD, other], data, controls_of_each=True)
+
+    assert alone == with_controls(METHOD, data) | {"other": other}
+    assert whole == with_controls(other, data) | with_controls(METHOD, data)
 
 
 def few(recipe: Recipe, data: Path) -> dict[str, Recipe]:
@@ -123,7 +132,8 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One section a data set; the results are those of `tests.server.test_ranking`."""
-    monkeypatch.setattr(bench_cli, "with_controls", lambda recipe, folder: dict.fromkeys(MODELS, recipe))
+    wanted = dict.fromkeys(MODELS, METHOD)
+    monkeypatch.setattr(bench_cli, "contenders", lambda recipes, folder, controls_of_each: wanted)
     monkeypatch.setattr(bench_cli, "compared", lambda *given: MODELS)
     words = ["bench", "methods", str(PHANTOM), "--data", "a=here", "--data", "b=there", "--set", "rounds=5"]
     page = data / "docs" / "comparison.md"
@@ -131,7 +141,10 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
     text = page.read_text()
 
     assert result.exit_code == 0
-    assert "--data a=here --data b=there --seeds 42,43,44 --replicates 1000 --set rounds=5\n" in text
+    assert (
+        "--data a=here --data b=there --seeds 42,43,44 --controls each --replicates 1000 --set rounds=5\n"
+        in text
+    )
     assert text.count("| better | ") == 2
     for name in ("a", "b"):
         assert f"](comparison-{name}.svg)" in text
@@ -140,7 +153,11 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--data", "phantom"], "NAME=FOLDER"), (["--data", "a=b", "--seeds", "42,x"], "expected numbers")],
+    [
+        (["--data", "phantom"], "NAME=FOLDER"),
+        (["--data", "a=b", "--seeds", "42,x"], "expected numbers"),
+        (["recipes/mm_cascade_cls.yaml", "--data", "a=b"], "mm_cascade_cls by grade/"),
+    ],
 )
 def test_wrong_words_are_said_before_anything_runs(words: list[str], message: str) -> None:
     result = CliRunner().invoke(consilium.cli, ["bench", "methods", "recipes/phantom.yaml", *words])
