@@ -67,7 +67,8 @@ def arrays(folder: Path, key: str, make: Callable[[], Iterable[Patient]]) -> Arr
             _prune(folder)
             return _opened(place)
     except OSError as error:
-        raise SettingsError(f"{folder}: arrays cannot be kept here ({error.strerror}): make room") from error
+        what = f"the site's state folder cannot keep its arrays ({error.strerror}): make room"
+        raise SettingsError(what) from error  # without the path: this leaves the site
 
 
 @contextmanager

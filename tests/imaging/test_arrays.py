@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module._Column, "append", full)
     with pytest.raises(SettingsError, match="No space left") as caught:
         arrays(tmp_path, KEY, patients)
-    assert "patient" not in str(caught.value)
+    assert not any(private in str(caught.value) for private in ("patient", str(tmp_path)))
     monkeypatch.undo()
     assert arrays(tmp_path, KEY, patients).counts
 
