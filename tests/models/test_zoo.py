@@ -122,7 +122,8 @@ def test_what_is_present_is_used(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*FUSING, "ivdnet", "mmsformer", "mulmodseg", "table_mlp", "volume_classifier"]
+    "name",
+    [*FUSING, "ivdnet", "m2snet", "mmsformer", "mulmodseg", "stunet", "table_mlp", "volume_classifier"],
 )
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
