@@ -116,7 +116,8 @@ class Up(nn.Module):
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
         """Join what comes from below to `skip`."""
-        return self.block(torch.cat([self.narrow(self.upsample(deep)), skip], 1))
+        # Convolved before it is repeated: the same, as a kernel sees one voxel, and an eighth of the work.
+        return self.block(torch.cat([self.upsample(self.narrow(deep)), skip], 1))
 
 
 def _exit(head: str, coarser: int) -> str:
