@@ -33,7 +33,7 @@ from models.base import MultiModal
 from models.encoders import images_of
 from models.fits import refuse_segmentation
 from models.heads import predictions, pretexts_of, vector_heads
-from models.masking import Seen, rows
+from models.masking import Seen
 from models.unet import Channels, Dims, Plan, pooled, require_dims
 from protocol.recipe import Count, Head, Modality
 from protocol.typed import Rule
@@ -61,8 +61,8 @@ class EmbedFusion(MultiModal):
         self.images, self.plan, self.strength = images_of(modalities), plan, strength
         self.size = sum(plan.channels)
         self.means = nn.ModuleList(nn.Linear(1, self.size, bias=False) for _ in modalities)
-        for mean in self.means.parameters():
-            nn.init.zeros_(mean)
+        for weight in self.means.parameters():
+            nn.init.zeros_(weight)
         self.hidden = nn.Linear(len(self.means) * self.size, hidden)
         self.heads = vector_heads(heads, hidden)
         self.learned = pretexts_of(heads)
@@ -74,11 +74,12 @@ class EmbedFusion(MultiModal):
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits; what is absent is its modality's mean."""
-        means = torch.stack([mean.weight.detach()[:, 0] for mean in self.means])  # (M, size)
-        vectors = torch.stack(
-            [torch.where(rows(seen[n].has, z), z, means[i]) for i, (n, z) in enumerate(self._each(seen))], 1
-        )
-        aligned = gap_shift(vectors, means, self.strength)
+        has = torch.stack([each.has for each in seen.values()], 1)[..., None]
+        vectors = torch.stack([z for _, z in self._each(seen)], 1)
+        ones = torch.ones(len(has), 1, device=has.device)
+        with torch.no_grad():  # labels do not move the means
+            means = torch.stack([mean(ones) for mean in self.means], 1)
+        aligned = gap_shift(torch.where(has, vectors, means), means, self.strength)
         return predictions(self.heads, torch.relu(self.hidden(aligned.flatten(1))))
 
     def pretext(self, seen: Mapping[str, Seen], draw: Tensor) -> dict[str, Tensor]:
@@ -105,10 +106,10 @@ def gap_shift(vectors: Tensor, means: Tensor, strength: float) -> Tensor:
 
     Args:
         vectors: `(B, M, size)`.
-        means: of each modality over all cases, `(M, size)`.
+        means: of each modality over all cases, `(M, size)` or `(B, M, size)`.
         strength: 1 closes the gap between the means, 0 leaves it, below 0 widens it.
     """
-    return functional.normalize(vectors - strength * (means - means.mean(0)), dim=-1)
+    return functional.normalize(vectors - strength * (means - means.mean(-2, keepdim=True)), dim=-1)
 
 
 def by_image(x: Tensor, plan: Plan) -> Tensor:
