@@ -17,6 +17,7 @@ from models.zoo.bm_mae import bm_mae
 from models.zoo.brainmvp import brainmvp
 from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
+from models.zoo.embed_fusion import embed_fusion
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.ivdnet import ivdnet
 from models.zoo.m2snet import m2snet
@@ -43,6 +44,7 @@ MODELS: Catalogue = {
     "brainmvp": brainmvp,
     "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
+    "embed_fusion": embed_fusion,
     "encoders_unet": encoders_unet,
     "ivdnet": ivdnet,
     "m2snet": m2snet,

@@ -19,7 +19,8 @@ SEGMENTING = (
 FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")
-PRETEXT = (*OF_IMAGES, "modality_moe", "parallel_unet_holder", "prob_bind")
+PRETEXT = (*OF_IMAGES, "embed_fusion", "modality_moe", "parallel_unet_holder", "prob_bind")
+MEASURING = ("embed_fusion", "prob_bind")  # whose pretext has no layer of its own, and reads tables too
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
 OUTLINING = (
@@ -33,7 +34,7 @@ OUTLINING = (
 )  # images in, segmentations out, and no more
 OWNED = tuple(n for n in OUTLINING if n not in {"mulmodseg", "stunet"})  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
-ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL)
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
