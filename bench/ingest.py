@@ -87,7 +87,7 @@ def main(count: int) -> None:
         write_files(root / "files", count)
         for folder in ("nifti", "one", "two"):
             (root / folder).mkdir()
-        jobs = {"pydicom alone": [*own, "alone", str(root / "files")]}
+        jobs = {"pydicom alone (floor)": [*own, "alone", str(root / "files")]}
         if converter := shutil.which("dcm2niix"):
             jobs["dcm2niix"] = [converter, "-z", "n", "-o", str(root / "nifti"), str(root / "files")]
         for workers, folder in ((1, "one"), (2, "two")):

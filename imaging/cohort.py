@@ -255,6 +255,10 @@ def renamed(cohort: Cohort, site: str) -> Cohort:
     return replace(cohort, site=site)
 
 
+OWN = "own"
+"""What a whole folder is called that is one site: its name may be a person's, and errors leave the site."""
+
+
 def nobody(site: str) -> DataError:
     """Return the error of a site that has no cases."""
     return DataError(f"site '{site}' has no patient with anything that the recipe uses: check its folder")

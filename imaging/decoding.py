@@ -42,8 +42,13 @@ def stored(path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels
     Raises:
         DicomError: as `imaging.pixels.read_pixels`.
     """
+    return stored_as(read_header(path), path, expect)
+
+
+def stored_as(header: Dataset, path: Path, expect: Callable[[int], None] = lambda _: None) -> Pixels:
+    """Decode a file whose header has been read, see `stored`."""
     with failures(Reason.UNREADABLE):
-        (shape, size), there = _claimed(read_header(path)), path.stat().st_size
+        (shape, size), there = _claimed(header), path.stat().st_size
     if size > MOST_PIXELS or size > max(ALWAYS_ALLOWED, MOST_RATIO * there):
         raise DicomError(Reason.TOO_LARGE, f"a file of {there // MIB} MiB claims {size // MIB} MiB of pixels")
     most = MOST_HEADER + 2 * size  # nothing that is encoded in good faith grows

@@ -190,8 +190,10 @@ def _keep(element: DataElement, place: Place) -> DataElement | None:
 
 def _is_named(element: DataElement, patient: Patient) -> bool:
     """Say whether a coded string or a count is the patient's name or number; what is measured may be."""
+    if element.VR not in {"CS", "IS"}:
+        return False
     own = {word for word in patient.own_words - words() if len(word) >= _SHORTEST_NAME}
-    return element.VR in {"CS", "IS"} and not own.isdisjoint(_WORD.findall(text(element).lower()))
+    return not own.isdisjoint(_WORD.findall(text(element).lower()))
 
 
 def _items(element: DataElement, place: Place) -> DataElement | None:

@@ -144,6 +144,11 @@ def _finite(value: Any) -> tuple[float, ...] | None:
 @contextmanager
 def quiet() -> Generator[None]:
     """Let pydicom take values as they come, without a word: half of all archives break some rule."""
+    if (
+        config.settings.reading_validation_mode == config.IGNORE
+    ):  # within another: each costs, values are many
+        yield
+        return
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         yield
@@ -193,7 +198,7 @@ def _parse(data: bytes, *, pixels: bool = False) -> Dataset:
         raise DicomError(Reason.TOO_LARGE, f"its header has more than {MOST_HEADER // MIB} MiB")
     body = io.BytesIO(data if pixels else data[:end])
     body.seek(start)
-    dataset = read_dataset(body, implicit, little, stop_when=_after_pixels())
+    dataset = read_dataset(body, implicit, little, stop_when=_after_pixels() if pixels else None)
     dataset.file_meta = meta
     if not syntax:
         meta.TransferSyntaxUID = _native(implicit=dataset.original_encoding[0] or False, little=little)

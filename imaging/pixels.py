@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imaging import contained
-from imaging.decoding import Pixels, is_encoded, stored
+from imaging.decoding import Pixels, is_encoded, stored_as
 from imaging.dicom import read_header
 
 
@@ -16,4 +16,5 @@ def read_pixels(path: Path) -> Pixels:
         DicomError: as `read_header`, or NO_PIXELS, TRUNCATED, BAD_PIXELS (what the header says does
             not fit what is there), UNKNOWN_SYNTAX (no decoder), TOO_LARGE.
     """
-    return contained.decode(path) if is_encoded(read_header(path)) else stored(path)
+    header = read_header(path)
+    return contained.decode(path) if is_encoded(header) else stored_as(header, path)

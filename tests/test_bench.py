@@ -16,6 +16,7 @@ SMALL = {
     "bench.memory": [],
     "bench.aggregation": [],
     "bench.epoch": ["2"],
+    "bench.ingest": ["20"],
 }
 
 

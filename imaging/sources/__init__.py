@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imaging.cohort import Cohort, checked, renamed, with_pretexts
+from imaging.cohort import OWN, Cohort, checked, renamed, with_pretexts
 from imaging.sources import ingested, nifti, slices, table
 from protocol.errors import DataError
 from protocol.recipe import Recipe, build, check_part
@@ -40,26 +40,23 @@ def read_cohort(root: Path, recipe: Recipe, site: str | None, arrays: Path | Non
 
     `arrays`: a folder where a reader that maps arrays (`MAPPED`) keeps them; None: all is read into memory.
     """
-    _folder(root)
+    if not root.is_dir():
+        raise DataError("what is named as the data is not a folder: give the folder of the data")
     labels = {name: head for name, head in recipe.heads.items() if head.kind != "pretext"}
     given: dict[str, Any] = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
     given |= {"arrays": arrays} if recipe.data.name in MAPPED else {}
     cohort: Cohort = build(SOURCES, recipe.data, "data", **given)
-    return checked(with_pretexts(renamed(cohort, site or root.name), recipe), recipe)
+    return checked(with_pretexts(renamed(cohort, site or OWN), recipe), recipe)
 
 
 def list_sites(root: Path, recipe: Recipe) -> list[str]:
     """Return the sites that a simulation finds in `root`, sorted."""
     check_part(SOURCES, recipe.data, "data")
-    _folder(root)
+    if not root.is_dir():
+        msg = f"{root} is not a folder: give the folder of the data"
+        raise DataError(msg)
     found = sorted(SITES[recipe.data.name](root, recipe))
     if not found:
         msg = f"{root} holds no site's data as '{recipe.data.name}' reads them: see imaging/sources"
         raise DataError(msg)
     return found
-
-
-def _folder(root: Path) -> None:
-    if not root.is_dir():
-        msg = f"{root} is not a folder: give the folder of the data"
-        raise DataError(msg)

@@ -21,7 +21,7 @@ import torch
 from imaging import cases, transforms
 from imaging.arrays import Patient
 from imaging.arrays import arrays as mapped
-from imaging.cohort import Cohort, nobody, of_patients
+from imaging.cohort import OWN, Cohort, nobody, of_patients
 from imaging.ingest.manifest import content, verify
 from imaging.sources import nifti
 from imaging.splits import split_patients
@@ -45,7 +45,7 @@ def read(
     split_seed: Natural = 0,
 ) -> Cohort:
     """Read one site, see `imaging.sources.nifti.read`; `DataError` where its files are not as was written."""
-    folder, name = (root, root.name) if site is None else (root / site, site)
+    folder, name = (root, OWN) if site is None else (root / site, site)
     options: dict[str, Any] = {"size": size, "spacing_mm": spacing_mm, "slices": slices}
     if arrays is None:
         verify(folder)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imaging.cases import SLICE, VOLUME, Found, Spacing, cut, resampled_shape, spacing_of, to_cases
-from imaging.cohort import Cohort, assemble
+from imaging.cohort import OWN, Cohort, assemble
 from imaging.sheets import Row, number, read_sheet
 from imaging.splits import split_patients
 from imaging.transforms import fitted, resized_mask
@@ -95,7 +95,7 @@ def read(
         slices: at most so many cases a patient, evenly spread; null: all.
         split_seed: another number gives another split by patient.
     """
-    name = site or root.name
+    name = site or OWN
     patients = list(read_patients(root, recipe, site, size=size, spacing_mm=spacing_mm, slices=slices))
     cases = {patient: each for patient, each, _ in patients}
     spacing = one_spacing(name, {each for _, _, each in patients if each}, size)
@@ -115,7 +115,7 @@ def read_patients(
     if len(size) not in (SLICE, VOLUME):
         msg = f"size expected [X, Y] for axial slices or [X, Y, Z] for volumes, found {len(size)} numbers"
         raise ValueError(msg)
-    folder, name = (root / site, site) if site is not None else (root, root.name)
+    folder, name = (root / site, site) if site is not None else (root, OWN)
     if not folder.is_dir():
         msg = f"site '{name}' has no folder: create it, with a folder for each patient"
         raise DataError(msg)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from imaging.cohort import Cohort, assemble, concatenate
+from imaging.cohort import OWN, Cohort, assemble, concatenate
 from imaging.sheets import Row, read_sheet
 from imaging.sources import clinical
 from imaging.splits import split_patients
@@ -104,7 +104,7 @@ def read(
         here = [folder for folder in everybody if folder.site == each]
         patients = {folder.path.name: _patient(folder, recipe, size, slices) for folder in here}
         parts.append(assemble(each, recipe, patients, split_patients(patients, split_seed), spacing))
-    return parts[0] if len(parts) == 1 else concatenate(root.name, parts)
+    return parts[0] if len(parts) == 1 else concatenate(OWN, parts)
 
 
 def acquired(pixels: Pixels) -> Flags:

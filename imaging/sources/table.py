@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from imaging.cohort import Cohort, concatenate
+from imaging.cohort import OWN, Cohort, concatenate
 from imaging.sheets import Row, number, read_sheet
 from imaging.splits import TEST, TRAIN
 from protocol.batch import Batch
@@ -52,7 +52,7 @@ def read_heart4(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one hospital of UCI heart disease."""
     if site is None:
         every = sites_heart4(root, recipe)
-        return concatenate(root.name, [read_heart4(root, recipe, each) for each in every])
+        return concatenate(OWN, [read_heart4(root, recipe, each) for each in every])
     _only(recipe, "classification")
     rows = _heart_rows(_heart_file(root, site), f"site '{site}'")
     features = torch.tensor([_heart_features(row) for row in rows])
@@ -165,7 +165,7 @@ def read_tcga_brca(root: Path, recipe: Recipe, site: str | None) -> Cohort:
     """Read one region of TCGA-BRCA."""
     if site is None:
         every = sites_tcga_brca(root, recipe)
-        return concatenate(root.name, [read_tcga_brca(root, recipe, each) for each in every])
+        return concatenate(OWN, [read_tcga_brca(root, recipe, each) for each in every])
     _only(recipe, "survival")
     folds = _brca_folds(root)
     sheet = read_sheet(root / "brca.csv", ("pid", *BRCA_FEATURES, "E", "T"))

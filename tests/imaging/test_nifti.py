@@ -11,7 +11,7 @@ import torch
 from nibabel.nifti1 import load
 from numpy.typing import NDArray
 
-from imaging.sources import list_sites, read_cohort
+from imaging.sources import list_sites, nifti, read_cohort
 from protocol.errors import DataError, RecipeError
 from protocol.recipe import Head, Recipe
 from tests.imaging.files import SECRET, recipe, refusal, write_nifti, write_sheet
@@ -163,7 +163,7 @@ def test_a_site_of_its_own_is_the_same_site(tmp_path: Path) -> None:
 
     alone, among = read_cohort(folder, FLAT, None), read_cohort(tmp_path, FLAT, "north")
 
-    assert alone.site == "north"
+    assert alone.site == "own"
     assert alone.patients == among.patients
     assert torch.equal(alone.split, among.split)
 
@@ -377,3 +377,18 @@ def test_a_site_without_patients_is_named_instead_of_left_out(tmp_path: Path) ->
     (tmp_path / "south").mkdir()
     with pytest.raises(DataError, match="'south' has no patient folders: fill it"):
         list_sites(tmp_path, FLAT)
+
+
+def test_no_error_names_the_folder_that_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors go to the coordinator: not there, without patients, with a broken scan; and a mutant."""
+    folder = tmp_path / SECRET
+    said = [refusal(lambda: read_cohort(folder, FLAT, None))]
+    folder.mkdir()
+    said.append(refusal(lambda: read_cohort(folder, FLAT, None)))
+    (folder / "patient").mkdir()
+    (folder / "patient" / "flair.nii").write_bytes(b"no scan")
+    said.append(refusal(lambda: read_cohort(folder, FLAT, None)))
+    monkeypatch.setattr(nifti, "OWN", SECRET)
+
+    assert not any(SECRET in each for each in said)
+    assert SECRET in refusal(lambda: read_cohort(folder, FLAT, None))
