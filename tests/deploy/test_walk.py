@@ -36,6 +36,8 @@ THERE, HOST = "10.89.77.10", "consilium.example.org"
 SITES = ("north", "south")
 DIGEST = re.compile(r"\b[0-9A-F]{16}\b")
 INTERRUPTED = 130
+# Noise that leaves something over: the round that is stopped may have to be paid twice.
+CAUTIOUS = POLICY.replace("privacy: {", "privacy: {least_noise_multiplier: 6, ")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def test_from_empty_machines_to_a_run(desks: dict[str, Desk]) -> None:
     coordinator.types(stop)
     until(lambda: "stopped" in coordinator.types(status), lambda: _said(desks))
     coordinator.types(resume)
-    until((run / "report.html").exists, lambda: _said(desks), seconds=300)
+    until(lambda: "finished" in coordinator.types(status), lambda: _said(desks), seconds=300)
+    assert (run / "report.html").exists()
     assert re.fullmatch(r"[0-9a-f]{64}\s*", coordinator.types(key))
     for site in hospitals:
         _looks_back(site)
@@ -172,13 +175,13 @@ def _decides(site: Desk) -> None:
     """Go through section 3, and allow what it looked at."""
     (explain,) = commands(HOSPITAL, "3.")
     assert "refused: recipes" in site.types(explain)
-    (site.folder / "policy.yaml").write_text(POLICY)
+    (site.folder / "policy.yaml").write_text(CAUTIOUS)
 
 
 def _looks_back(site: Desk) -> None:
     """Go through the rest of section 4."""
     _start, status, logs, stop, *books = commands(HOSPITAL, "4.")
-    assert "train of round" in site.types(status)
+    assert re.search(r"last: \w+ of round [1-9]", site.types(status))
     assert "train, round 1" in site.types(f"{logs} --lines 1000")
     site.types(logs)
     for command in books:
