@@ -24,7 +24,7 @@ test: setup  ## run the tests
 
 test-deploy: setup  ## run real federations, in processes and containers (deploy/ci-tools)
 	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,deploy]'
-	$(BIN)/pytest -m deploy -n 2 --dist loadgroup tests/deploy
+	$(BIN)/pytest -m deploy tests/deploy
 
 check: setup  ## style, format, types, and who imports whom
 	$(BIN)/ruff check

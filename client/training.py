@@ -27,6 +27,7 @@ from client.sampling import in_turn, poisson, seeded, shuffled
 from client.site import Site
 from client.spending import Spending, paid
 from client.standardise import standardised
+from client.teaching import Lesson, lesson
 from models.masking import modality_dropout
 from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
@@ -163,12 +164,12 @@ def plain(site: Site, number: int) -> Losses:
     """Leave the gradient of the mean loss of each shuffled batch of round `number`."""
     recipe, flat, seed = site.recipe, site.flat, (site.recipe.seed, site.settings.site)
     changes = seeded(*seed, "changes", number)
+    today = lesson(site)
     for rows in shuffled(site.rows, recipe.training, seed, number):
-        batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
-        batch = on_device(site, batch)
+        batch = shown(site, today, rows, changes)
         for grad in flat.grads.values():
             grad.zero_()
-        loss = total_loss(flat.model(batch), batch, recipe.heads, site.objectives)
+        loss = total_loss(flat.model(batch), batch, recipe.heads, today.objectives)
         loss.backward()
         yield loss.detach()
 
@@ -186,11 +187,12 @@ def private(site: Site, spending: Spending, noise: Stream | None = None) -> Loss
     recipe, flat, generator = site.recipe, site.flat, SecureGenerator()
     changes = torch.Generator().manual_seed(int(generator.randint(2**31, 1)))
     groups, event = trained(site), spending.event
+    today = lesson(site)
     flat.train_only(groups)
     blocks = [flat.parameters([group]) for group in groups] if recipe.privacy.clipping == "per_group" else ()
 
     def losses(outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        return case_losses(outputs, batch, recipe.heads, site.objectives)
+        return case_losses(outputs, batch, recipe.heads, today.objectives)
 
     gradient = PrivateGradient(
         flat.model,
@@ -209,10 +211,16 @@ def private(site: Site, spending: Spending, noise: Stream | None = None) -> Loss
     )
     with closing(gradient):
         for rows in batches:
-            batch = varied(site.cohort.cases.map(lambda x, rows=rows: x[rows]), recipe, changes)
-            gradient(on_device(site, batch) if len(rows) else None, losses)
+            gradient(shown(site, today, rows, changes) if len(rows) else None, losses)
             # No noise covers a loss: under privacy nobody learns it, the site's own log included.
             yield torch.full((), math.nan)
+
+
+def shown(site: Site, today: Lesson, rows: Tensor, changes: torch.Generator) -> Batch:
+    """Return what a step sees of the cases `rows` `(B,)`, and what it is taught of them."""
+    whole = site.cohort.cases.map(lambda x: x[rows])
+    batch = on_device(site, varied(whole, site.recipe, changes))
+    return today.taught(batch, whole.present.to(batch.present.device))
 
 
 def on_device(site: Site, batch: Batch) -> Batch:

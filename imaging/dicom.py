@@ -144,9 +144,7 @@ def _finite(value: Any) -> tuple[float, ...] | None:
 @contextmanager
 def quiet() -> Generator[None]:
     """Let pydicom take values as they come, without a word: half of all archives break some rule."""
-    if (
-        config.settings.reading_validation_mode == config.IGNORE
-    ):  # within another: each costs, values are many
+    if config.settings.reading_validation_mode == config.IGNORE:  # within another: each costs
         yield
         return
     with warnings.catch_warnings(), config.disable_value_validation():

@@ -17,8 +17,10 @@ from models.zoo.bm_mae import bm_mae
 from models.zoo.brainmvp import brainmvp
 from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
+from models.zoo.embed_fusion import embed_fusion
 from models.zoo.encoders_unet import encoders_unet
 from models.zoo.ivdnet import ivdnet
+from models.zoo.m2snet import m2snet
 from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
 from models.zoo.mmsformer import mmsformer
@@ -30,6 +32,7 @@ from models.zoo.parallel_unet_holder import parallel_unet_holder
 from models.zoo.prob_bind import prob_bind
 from models.zoo.prompt_pool import prompt_pool
 from models.zoo.segresnet import segresnet
+from models.zoo.stunet import stunet
 from models.zoo.table_linear import table_linear
 from models.zoo.table_mlp import table_mlp
 from models.zoo.volume_classifier import volume_classifier
@@ -41,8 +44,10 @@ MODELS: Catalogue = {
     "brainmvp": brainmvp,
     "cross_dim": cross_dim,
     "early_fusion_unet": early_fusion_unet,
+    "embed_fusion": embed_fusion,
     "encoders_unet": encoders_unet,
     "ivdnet": ivdnet,
+    "m2snet": m2snet,
     "medusa": medusa,
     "mm_cascade": mm_cascade,
     "mmsformer": mmsformer,
@@ -54,6 +59,7 @@ MODELS: Catalogue = {
     "prob_bind": prob_bind,
     "prompt_pool": prompt_pool,
     "segresnet": segresnet,
+    "stunet": stunet,
     "table_linear": table_linear,
     "table_mlp": table_mlp,
     "volume_classifier": volume_classifier,
@@ -61,7 +67,7 @@ MODELS: Catalogue = {
 
 _FITTING = MappingProxyType(
     {
-        "segmentation": "dice_ce, dice, dice_holder, dice_pseudo_holder, bce or focal",
+        "segmentation": "dice_ce, dice, dice_holder, dice_pseudo_holder, structure, bce or focal",
         "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
         "survival": "cox or exponential",
         "pretext": "own or contrast",

@@ -29,11 +29,13 @@ from torch.nn import functional
 from models import gaussians
 from models.divergence import holder, pseudo_holder
 from models.masking import rows
+from models.structure import at_edges, unlike
 from protocol.batch import Batch
 from protocol.errors import PrivacyError
 from protocol.recipe import Catalogue, Head, NotNegative, Positive
 from protocol.typed import Rule
 
+Odd = Annotated[int, Rule("odd and >= 3", lambda value: value % 2 == 1 and value > 1)]
 AboveOne = Annotated[float, Rule("> 1", lambda value: value > 1)]
 Coupling = Literal["case", "batch", "site"]
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -129,6 +131,19 @@ def dice_pseudo_holder(*, alpha: AboveOne = 1.1, smooth: Positive = 1.0) -> Obje
     return _dice_and(partial(pseudo_holder, alpha=alpha), smooth)
 
 
+def structure(*, window: Odd = 31, alike: NotNegative = 0.1) -> Objective:
+    """Cross-entropy and overlap that weigh edges more, plus `alike` times how unlike the outlines look.
+
+    M2SNet's (Zhao et al., 2023, `models.structure`); `window`: voxels along each axis that make an edge.
+    """
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        truth = target.to(logits.dtype)
+        return at_edges(logits, truth, window) + alike * unlike(logits.sigmoid(), truth)
+
+    return Objective(losses, "case", _is_segmentation)
+
+
 def bce() -> Objective:
     """Binary cross-entropy: a yes-or-no classification, or the mean over a segmentation's voxels.
 
@@ -197,6 +212,7 @@ OBJECTIVES: Catalogue = {
     "exponential": exponential,
     "focal": focal,
     "own": own,
+    "structure": structure,
 }
 
 

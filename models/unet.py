@@ -142,6 +142,13 @@ def halved(x: Tensor) -> Tensor:
     return _POOL[x.ndim - 2](x, 2)
 
 
+def windowed(x: Tensor, window: int) -> Tensor:
+    """Sum `(B, C, X, Y[, Z])` over an odd `window` of voxels along each axis, zeros around the image."""
+    dims = x.ndim - 2
+    framed = functional.pad(x, [window // 2] * 2 * dims)  # the pool's own frame may not exceed the image
+    return window**dims * AVERAGE[dims](framed, window, 1)
+
+
 def require_dims(x: Tensor, plan: Plan) -> None:
     """Refuse images `(B, I, X, Y[, Z])` of other dimensions than the recipe says."""
     if x.ndim != plan.dims + 2:

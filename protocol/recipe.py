@@ -63,7 +63,9 @@ _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
 
 PLAIN_SUMS = ("fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi")
 """Strategies of which the sites know nothing: the server steps along the count-weighted owner mean."""
-SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox", "t3_merge")))
+TEACHING = "modality_distillation"
+"""The strategy whose sites learn from what a step does not show."""
+SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox", TEACHING, "t3_merge")))
 """Strategies whose server needs that mean and no single update."""
 
 Catalogue = Mapping[str, Callable[..., Any]]
@@ -441,6 +443,11 @@ def _check_whole(recipe: Recipe) -> None:
     if recipe.privacy.mechanism == "ftrl" and recipe.training.steps is not None:
         raise RecipeError(
             "training.steps: privacy.mechanism ftrl takes whole epochs; give training.epochs instead"
+        )
+    if recipe.strategy.name == TEACHING and not recipe.training.modality_dropout:
+        raise RecipeError(
+            f"training.modality_dropout: '{TEACHING}' teaches to do without what is hidden, and 0 hides "
+            "nothing; give 0.5, or use strategy=fedavg"
         )
     _check_stages(recipe)
     head, slash, metric = recipe.evaluation.select.partition("/")

@@ -17,6 +17,7 @@ from models.exported import PARAMETERS
 from protocol.errors import CheckpointError, RecipeError
 from protocol.messages import Task
 from protocol.recipe import Recipe, build, dump_recipe
+from protocol.stages import stage_at
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import unflatten
@@ -30,8 +31,10 @@ def sites_of_run(folder: Path, recipe: Recipe, launch: Launch, *, best: bool = F
     """Yield the sites of a run, with its final parameters and what each site keeps to itself.
 
     `best`: with the parameters of the best validation score instead.
+    Raises `CheckpointError` where the run never came to its last stage, whose model the sites would have.
     """
     final = checkpoint.load(folder / "checkpoints")
+    _refuse_earlier(folder, recipe, final.round)
     parameters = _best(folder, recipe) if best else unflatten(final.vectors).parameters
     text = dump_recipe(recipe)
     task = Task("evaluate", folder.name, final.round, text, vectors=parameters)
@@ -59,6 +62,14 @@ def sites_of_model(folder: Path, recipe: Recipe, launch: Launch) -> Iterator[Sit
         yield site
 
 
+def _refuse_earlier(folder: Path, recipe: Recipe, number: int) -> None:
+    if name := stage_at(recipe, number).name:
+        raise CheckpointError(
+            f"{folder} stopped in round {number}, of stage '{name}': its own heads are not trained yet; "
+            f"finish it with `consilium run resume {folder.name}`"
+        )
+
+
 def _best(folder: Path, recipe: Recipe) -> Vectors:
     local: Local = build(STRATEGIES, recipe.strategy, "strategy").local
     if local.keeps:
@@ -68,5 +79,7 @@ def _best(folder: Path, recipe: Recipe) -> Vectors:
         )
     path = folder / "best.safetensors"
     if not path.exists():
-        raise CheckpointError(f"{path} is not there: the recipe selects no metric (evaluation.select)")
+        raise CheckpointError(
+            f"{path} is not there: the recipe selects no metric (evaluation.select), or none was evaluated"
+        )
     return load_file(path)

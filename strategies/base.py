@@ -71,6 +71,14 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Teach:
+    """How a site is taught by the global model on all modalities: the term's weight, and T of its softmax."""
+
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Local:
     """A strategy's part at the site.
 
@@ -79,6 +87,7 @@ class Local:
     `personal`   Ditto's lambda: also train a model of the site's own, pulled to the global one
     `private`    parameters that never travel: "" none, "norm", "head" or "all"
     `merge`      see `Merge`; the site's own model is what `finish` keeps as `personal`
+    `teach`      see `Teach`
     """
 
     correct: Correct | None = None
@@ -86,6 +95,7 @@ class Local:
     personal: float | None = None
     private: str = ""
     merge: Merge | None = None
+    teach: Teach | None = None
 
     @property
     def keeps(self) -> bool:

@@ -18,6 +18,7 @@ from strategies.krum import krum
 from strategies.local import local
 from strategies.median import median
 from strategies.modality_balanced import modality_balanced
+from strategies.modality_distillation import modality_distillation
 from strategies.norm_bounding import norm_bounding
 from strategies.scaffold import scaffold
 from strategies.t3_merge import t3_merge
@@ -41,6 +42,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "local": local,
     "median": median,
     "modality_balanced": modality_balanced,
+    "modality_distillation": modality_distillation,
     "norm_bounding": norm_bounding,
     "scaffold": scaffold,
     "t3_merge": t3_merge,

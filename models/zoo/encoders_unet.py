@@ -11,7 +11,7 @@ variational part.
 More parameters than `parallel_unet` and one decoder pass for all modalities instead of M.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -29,13 +29,19 @@ from protocol.recipe import Head, Modality
 class EncodersUNet(MultiModal):
     """Encoders by modality, masked mean at each scale, shared decoder."""
 
-    def __init__(self, modalities: Mapping[str, Modality], heads: Mapping[str, Head], plan: Plan) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        heads: Mapping[str, Head],
+        plan: Plan,
+        decoder: Callable[[Plan], nn.Module] = Decoder,
+    ) -> None:
         """Build only what the heads read: no decoder without a segmentation."""
         super().__init__(modalities)
         self.images, self.plan = images_of(modalities), plan
         self.encoders = nn.ModuleDict({modality_group(name): Encoder(plan, 1) for name in self.images})
         self.maps = map_heads(heads, plan.dims, plan.channels[0])
-        self.decoder = Decoder(plan) if self.maps else None
+        self.decoder = decoder(plan) if self.maps else None
         self.vectors = vector_heads(heads, plan.channels[-1])
         self.tables = table_encoders(modalities, plan.channels[-1]) if self.vectors else nn.ModuleDict()
 

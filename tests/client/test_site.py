@@ -26,7 +26,7 @@ def test_a_site_describes_itself_by_its_own_name_and_not_by_a_folder_s(tmp_path:
     assert named(tmp_path) == "north"
 
 
-def test_the_mutant_that_tells_the_folder_s_name_is_caught(
+def test_the_mutant_that_leaves_the_name_to_the_reader_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def as_read(cohort: Cohort, name: str) -> Cohort:
@@ -34,4 +34,4 @@ def test_the_mutant_that_tells_the_folder_s_name_is_caught(
         return replace(cohort)
 
     monkeypatch.setattr(site, "renamed", as_read)
-    assert named(tmp_path) == "ward of Dr Miller"
+    assert named(tmp_path) == "own"

@@ -9,14 +9,6 @@ from tests.deploy.link import Link
 from tests.deploy.podman import build
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let containers and processes run side by side: both wait more than they compute."""
-    for item in items:
-        where = "containers" if "image" in getattr(item, "fixturenames", ()) else "processes"
-        item.add_marker(pytest.mark.xdist_group(where))
-
-
 @pytest.fixture(scope="session")
 def port() -> int:
     """The server's port."""

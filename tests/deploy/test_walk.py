@@ -191,11 +191,12 @@ def _looks_back(site: Desk) -> None:
 
 def _makes_a_cohort(site: Desk) -> None:
     """Go through section 2."""
-    ingest, find = commands(HOSPITAL, "2.")
+    ingest, find, outlines = commands(HOSPITAL, "2.")
     site.types(ingest)
     page = (site.folder / "cohorts" / "brain" / "quality.html").read_text()
     digest, *_ = DIGEST.findall(page)
     assert "damaged.dcm" in site.types(DIGEST.sub(digest, find))
+    site.types(outlines)
 
 
 def _newest(coordinator: Desk) -> Path:

@@ -382,13 +382,14 @@ def test_a_site_without_patients_is_named_instead_of_left_out(tmp_path: Path) ->
 def test_no_error_names_the_folder_that_is_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors go to the coordinator: not there, without patients, with a broken scan; and a mutant."""
     folder = tmp_path / SECRET
-    refusal(lambda: read_cohort(folder, FLAT, None))  # asserts that it does not name the folder
+    said = [refusal(lambda: read_cohort(folder, FLAT, None))]
     folder.mkdir()
-    refusal(lambda: read_cohort(folder, FLAT, None))
+    said.append(refusal(lambda: read_cohort(folder, FLAT, None)))
     (folder / "patient").mkdir()
     (folder / "patient" / "flair.nii").write_bytes(b"no scan")
-    refusal(lambda: read_cohort(folder, FLAT, None))
-
+    said.append(refusal(lambda: read_cohort(folder, FLAT, None)))
     monkeypatch.setattr(nifti, "OWN", SECRET)
-    with pytest.raises(AssertionError):
-        refusal(lambda: read_cohort(folder, FLAT, None))
+
+    assert not any(SECRET in each for each in said)
+    with pytest.raises(DataError, match=SECRET):
+        read_cohort(folder, FLAT, None)

@@ -19,19 +19,22 @@ SEGMENTING = (
 FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")
-PRETEXT = (*OF_IMAGES, "modality_moe", "parallel_unet_holder", "prob_bind")
+PRETEXT = (*OF_IMAGES, "embed_fusion", "modality_moe", "parallel_unet_holder", "prob_bind")
+MEASURING = ("embed_fusion", "prob_bind")  # whose pretext has no layer of its own, and reads tables too
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
 OUTLINING = (
     "ivdnet",
+    "m2snet",
     "mmsformer",
     "modality_slice_memory",
     "mulmodseg",
     "prompt_pool",
+    "stunet",
 )  # images in, segmentations out, and no more
-OWNED = tuple(name for name in OUTLINING if name != "mulmodseg")  # which have parameters of a modality
+OWNED = tuple(n for n in OUTLINING if n not in {"mulmodseg", "stunet"})  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
-ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL)
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
@@ -47,9 +50,11 @@ SMALL = {
     "bm_mae": {"patch": 2, "size": 12, "depth": 2, "attention_heads": 2, "decoder_size": 12, "width": 4},
     "brainmvp": {"channels": (4, 8, 8), "side": 4, "block": 2},
     "ivdnet": {"channels": (4, 4, 6)},
+    "m2snet": {"channels": (4, 4, 6)},
     "modality_slice_memory": {"channels": (4, 8), "reach": 1},
     "mulmodseg": {"channels": (4, 8), "size": 4},
     "prompt_pool": {"channels": (4, 8), "prompts": 2},
+    "stunet": {"channels": (4, 6, 8), "in_plane": 1},
     "mmsformer": {"channels": (4, 8), "attention_heads": (1, 2), "stride": 2, "width": 4},
 }
 TUMOUR = {"tumour": Head("segmentation", 2, Part("dice_ce"), weight=2.0)}

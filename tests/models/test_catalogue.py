@@ -125,7 +125,7 @@ def test_a_model_with_buffers_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         build_model(replace(recipe_for("parallel_unet"), model=Part("buffered")))
 
 
-OVERLAPS = {"dice", "dice_ce", "dice_holder", "dice_pseudo_holder"}
+OVERLAPS = {"dice", "dice_ce", "dice_holder", "dice_pseudo_holder", "structure"}
 FITTING = {
     ("segmentation", 1): OVERLAPS | {"bce", "focal"},
     ("segmentation", 3): OVERLAPS | {"bce", "focal"},

@@ -47,6 +47,7 @@ EXAMPLES = {
     "exponential": (normal(CASES, 1), survival()),
     "focal": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "own": (normal(CASES, 1), torch.empty(CASES, 0)),
+    "structure": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
 }
 
 

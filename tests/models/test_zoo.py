@@ -17,6 +17,7 @@ from tests.models.cases import (
     ALL,
     FUSING,
     MAPPING,
+    MEASURING,
     OWNED,
     POOLING,
     TUMOUR,
@@ -116,13 +117,15 @@ def test_what_is_present_is_used(name: str) -> None:
         read = [
             head for head, logits in model(batch).items() if not torch.equal(logits, model(changed)[head])
         ]
-        reads_no_table = {"tumour", "scan"} if modality == "ehr" and name != "prob_bind" else set()
-        by_chance = {"scan"} if name == "brainmvp" else set()  # two of a case's images in a step
+        reads_no_table = {"tumour", "scan"} if modality == "ehr" and name not in MEASURING else set()
+        by_chance = {"scan"} if name in {"brainmvp", "embed_fusion"} else set()  # see below
+        # two of a case's images in a step; unit vectors, all equally far from means that are still zero
         assert set(read) - by_chance == set(recipe.heads) - reads_no_table - by_chance
 
 
 @pytest.mark.parametrize(
-    "name", [*FUSING, "ivdnet", "mmsformer", "mulmodseg", "table_mlp", "volume_classifier"]
+    "name",
+    [*FUSING, "ivdnet", "m2snet", "mmsformer", "mulmodseg", "stunet", "table_mlp", "volume_classifier"],
 )
 def test_the_order_of_modalities_does_not_matter(name: str) -> None:
     recipe = recipe_for(name)
@@ -199,7 +202,7 @@ def test_every_parameter_has_an_owner_that_the_recipe_knows(name: str) -> None:
     known = {"shared"} | {f"modality:{m}" for m in recipe.modalities} | {f"head:{h}" for h in recipe.heads}
     names = [name for name, _ in model.named_parameters()]
     assert {model.group_of(each) for each in names} <= known
-    own_none = {"scan"} if name == "prob_bind" else set()  # its pretext is what its Gaussians cost
+    own_none = {"scan"} if name in MEASURING else set()  # what Gaussians or means cost
     assert {model.group_of(each) for each in names if model.kind_of(each) == "head"} == {
         f"head:{head}" for head in recipe.heads if head not in own_none
     }

@@ -9,13 +9,15 @@ from typer.testing import CliRunner
 
 import consilium
 from client.site import open_site
-from protocol.errors import SettingsError
-from protocol.recipe import Part, Recipe, Training, recipe_hash
+from protocol.errors import CheckpointError, SettingsError
+from protocol.recipe import EarlierStage, Part, Recipe, Training, recipe_hash
 from server.book import Watch
 from server.record import Round, SiteRound, read_record
 from sim import bench_cli, comparison
 from sim.assessment import Effort
 from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, contenders, finished, with_controls
+from sim.opened import sites_of_run
+from sim.run import Launch, conduct, new_run, read_launch
 from tests.federation import RECIPE, Federation, cohorts
 from tests.server.test_ranking import MODELS
 
@@ -116,6 +118,23 @@ def test_another_effort_looks_again_and_trains_nothing(data: Path) -> None:
     assert again == folder
     assert (folder / "rounds.jsonl").stat().st_mtime_ns == before
     assert comparison.results(folder)[0].replicates == 6
+
+
+def test_a_run_in_stages_is_looked_at_when_it_came_to_the_last(data: Path) -> None:
+    """Before that the parameters are another stage's."""
+    staged = replace(METHOD, rounds=1, stages=(EarlierStage("first", 1),))
+    (cell,) = cells({"tiny": staged}, "set", data, (7,))
+    folder = new_run(cell.recipe, Launch(data, tracking="off", threads=1), cell.place(data / "out"))
+
+    def stop(number: int, news: SiteRound | Round) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conduct(folder, cell.recipe, stop)
+    with pytest.raises(CheckpointError, match=r"of stage 'first'.*run resume"):
+        next(sites_of_run(folder, cell.recipe, read_launch(folder)))
+    assert finished(cell, Plan(data / "out", Effort(0, 5)), None, quiet(cell)) == folder
+    assert comparison.results(folder)[0].metric == "tumour/dice"
 
 
 def test_runs_of_other_data_are_not_taken_for_these(data: Path) -> None:

@@ -12,7 +12,7 @@ from tests.strategies import twins
 from tests.strategies.federations import QUIET, Federation, federations, stream
 
 ADAPTIVE = {"server_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 1e-2}
-AVERAGED = ("fedprox", "fedbn", "fedper", "ditto", "local", "t3_merge")
+AVERAGED = ("fedprox", "fedbn", "fedper", "ditto", "local", "modality_distillation", "t3_merge")
 PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "fedavg": (STRATEGIES["fedavg"](), twins.fedavg),
     "uniform": (STRATEGIES["fedavg"](weights="uniform"), twins.uniform),
