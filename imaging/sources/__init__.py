@@ -41,7 +41,7 @@ def read_cohort(root: Path, recipe: Recipe, site: str | None, arrays: Path | Non
     `arrays`: a folder where a reader that maps arrays (`MAPPED`) keeps them; None: all is read into memory.
     """
     if not root.is_dir():
-        raise DataError("what is named as the data is not a folder: give the folder of the data")
+        raise DataError("the site's data is not a folder: give the folder of the data (`data` in site.yaml)")
     labels = {name: head for name, head in recipe.heads.items() if head.kind != "pretext"}
     given: dict[str, Any] = {"root": root, "recipe": replace(recipe, heads=labels), "site": site}
     given |= {"arrays": arrays} if recipe.data.name in MAPPED else {}
