@@ -1,11 +1,9 @@
-"""Flower's SuperLink with five things changed, in its process and not in its files.
+"""Flower's SuperLink with four things changed, in its process and not in its files.
 
 Its database    SQLite gives up on a locked database after 5 s, too soon for a 100 MB model: here after 120.
                 Its pages are large, since what is stored are chunks of models; it has no memory of its own
-                beside the kernel's, of which every connection would have 64 MB and all 256 MB. Large
-                pieces are files beside it (`server.objects`).
-Its records     with every piece it counts a run's bytes, and looks for processes that are silent: two writes
-                for which all others wait. The bytes are in our own record; the look is once a second here.
+                beside the kernel's, of which every connection would have 64 MB and all 256 MB. What is
+                written is short (`server.store`).
 Its doors       one port carries the sites' API, the one that starts runs, and the executors'; the last
                 two have no login. Other machines reach only the first.
 Its corridor    each request passes nine layers, of which most look at its path and let it pass: here a layer
@@ -18,20 +16,18 @@ Its silence     who asks for messages where there is none is told so at once, an
 """
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.runtime_pb2 import PushAppMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.server.superlink.linkstate import linkstate_factory
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
-from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.supercore.object_store import object_store_factory
 from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink import extensions
@@ -45,7 +41,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.objects import PieceStore
+from server.store import PieceStore, ShortState
 
 PRAGMAS = {
     "page_size": "32768",  # first: it counts only while the database is empty
@@ -59,11 +55,8 @@ MOST_BYTES = 64_000_000
 HELD_S = 2.0
 """How long an answer waits for a message: less than Flower's clients wait for an answer (5 s)."""
 FOR_SITES, FOR_RUNS, FOR_APPS = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
-LOOK = "_cleanup_expired_task_tokens"
 APPS = 0
 """Who waits for replies; no site has this number."""
-
-T = TypeVar("T")
 CONCERNS: dict[object, str] = {
     control.ControlSensitiveResponseMiddleware: FOR_RUNS,
     control.ControlAuthenticationMiddleware: FOR_RUNS,
@@ -170,33 +163,14 @@ def straight(layers: Sequence[Middleware]) -> list[Middleware]:
     ]
 
 
-def once_a_second(work: Callable[[T], None]) -> Callable[[T], None]:
-    """Return `work`, done at most once a second, whatever it is asked for."""
-    due = 0.0
-
-    def paced(state: T) -> None:
-        nonlocal due
-        if (now := time.monotonic()) >= due:
-            due = now + 1.0
-            work(state)
-
-    return paced
-
-
-def nothing(state: object, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
-    """Do nothing in place of counting a run's bytes."""
-    del state, run_id, bytes_sent, bytes_recv
-
-
-def changes() -> list[tuple[ModuleType | type, str, object]]:
+def changes() -> list[tuple[ModuleType, str, object]]:
     """Return what is changed: where, which name, and its new value."""
     layers = vars(flower)["_get_middleware"]
     pragmas = (*PRAGMAS.items(), *(each for each in SQLITE_PRAGMAS if each[0] not in PRAGMAS))
     return [
         (sql_mixin, "SQLITE_PRAGMAS", pragmas),
         (object_store_factory, "SqlObjectStore", PieceStore),
-        (SqlCoreState, LOOK, once_a_second(vars(SqlCoreState)[LOOK])),
-        (SqlLinkState, "store_traffic", nothing),
+        (linkstate_factory, "SqlLinkState", ShortState),
         (extensions, "get_middleware", lambda: (Middleware(Doors), Middleware(Whole), Middleware(Awaited))),
         (flower, "_get_middleware", lambda: straight(layers())),
     ]
@@ -204,8 +178,8 @@ def changes() -> list[tuple[ModuleType | type, str, object]]:
 
 def main() -> None:
     """Run the SuperLink."""
-    for where, name, value in changes():
-        setattr(where, name, value)
+    for module, name, value in changes():
+        vars(module)[name] = value
     flower_superlink()
 
 

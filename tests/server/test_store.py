@@ -1,6 +1,8 @@
 """Pieces of messages as files: the store answers as Flower's does, and a crash leaves nothing behind."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 from protocol.messages import Task, pack_task
 from protocol.pieces import given, taken
-from server.objects import FOLDER, PieceStore
+from server.store import FOLDER, PieceStore, ShortState
 from sim.inprocess import identify
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
@@ -41,7 +43,7 @@ def message() -> Message:
 def _put(store: PieceStore, message: Message) -> str:
     with no_object_id_recompute():
         pieces, tree = get_all_nested_objects(message), get_object_tree(message)
-        given(pieces, store.put, set(store.preregister(RUN, tree)))
+        given(pieces, lambda n, c: store.put(n, store.aside(n, c)), set(store.preregister(RUN, tree)))
     return tree.object_id
 
 
@@ -93,8 +95,17 @@ def test_a_piece_under_another_name_is_refused(tmp_path: Path, message: Message)
     with no_object_id_recompute():
         pieces = get_all_nested_objects(message)
         contents = [piece.deflate() for piece in pieces.values()]
-        store.preregister(RUN, get_object_tree(message))
     for content, name in zip(contents, [*list(pieces)[1:], next(iter(pieces))], strict=True):
         with pytest.raises(ValueError, match="is another one"):
-            store.put(name, content)
+            store.aside(name, content)
+    assert not _files(tmp_path)
+
+
+def test_a_piece_that_nobody_announced_leaves_no_file(tmp_path: Path, message: Message) -> None:
+    manager: Any = SimpleNamespace()
+    state = ShortState(str(tmp_path / "state.db"), manager, _opened(tmp_path))
+    state.initialize()
+    with no_object_id_recompute():
+        for name, piece in get_all_nested_objects(message).items():
+            assert not state.store_object(RUN, "no session", name, piece.deflate())
     assert not _files(tmp_path)
