@@ -167,9 +167,8 @@ class Mailbox:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body, found = (await receive())["body"], b""
         if scope["path"] == PUSH:
-            self.letters += [
-                m.metadata.dst_node_id for m in PushAppMessagesRequest.FromString(body).messages_list
-            ]
+            pushed = PushAppMessagesRequest.FromString(body).messages_list
+            self.letters += [message.metadata.dst_node_id for message in pushed]
         else:
             self.looks += 1
             self.asked.set()
@@ -207,7 +206,7 @@ def test_who_asks_is_answered_when_there_is_a_message_for_them(
 ) -> None:
     monkeypatch.setattr(superlink, "HELD_S", 60.0 if letter == 3 else 0.05)
     box = Mailbox()
-    assert asyncio.run(_waited(Awaited(box), box, letter)) == [answer]
+    assert asyncio.run(_waited(Whole(Awaited(box)), box, letter)) == [answer]
     assert box.looks == looks
 
 
