@@ -61,6 +61,15 @@ class MultiModal(nn.Module, ABC):
         """Return pretext -> `(B, 1)`, what each case costs by itself; chance follows from `draw` `(B,)`."""
         return {}
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Pretexts whose target is what a teacher says, a copy of this network (`tell`)."""
+        return ()
+
+    def tell(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return those pretexts -> what this network, as a teacher, says of each case, `(B, ...)`."""
+        return {}
+
     def group_of(self, name: str) -> str:
         """Return the group that owns the parameter `name`."""
         return next((part for part in name.split(".") if ":" in part), SHARED)

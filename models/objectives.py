@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models import gaussians
+from models import agreement, gaussians
 from models.divergence import holder, pseudo_holder
 from models.masking import rows
 from models.structure import at_edges, unlike
@@ -37,6 +37,8 @@ from protocol.typed import Rule
 
 Odd = Annotated[int, Rule("odd and >= 3", lambda value: value % 2 == 1 and value > 1)]
 AboveOne = Annotated[float, Rule("> 1", lambda value: value > 1)]
+Smoothing = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
+Weights = Annotated[tuple[float, ...], Rule("each > 0", lambda value: all(each > 0 for each in value))]
 Coupling = Literal["case", "batch", "site"]
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,6 +53,8 @@ class Objective:
     function: Function
     coupling: Coupling
     fits: Callable[[Head], bool] = lambda head: True  # noqa: ARG005 - any head
+    instead: str = ""
+    """What to do where coupling is refused, if there is something better than to leave the head out."""
 
 
 def case_losses(
@@ -152,9 +156,21 @@ def bce() -> Objective:
     return Objective(_bce, "case", _is_binary)
 
 
-def ce() -> Objective:
-    """Cross-entropy of a classification with two classes or more."""
-    return Objective(_ce, "case", lambda head: head.kind == "classification" and head.classes > 1)
+def ce(*, weights: Weights = (), smoothing: Smoothing = 0.0) -> Objective:
+    """Cross-entropy of a classification with two classes or more.
+
+    `weights`: what a case of each class counts, fixed before the run: taken from a batch they would couple
+    its cases. `smoothing`: share of the truth that all classes share (Szegedy et al., CVPR 2016).
+    """
+
+    def losses(logits: Tensor, target: Tensor) -> Tensor:
+        each = logits.new_tensor(weights) if weights else None
+        return functional.cross_entropy(logits, target, each, reduction="none", label_smoothing=smoothing)
+
+    def fits(head: Head) -> bool:
+        return head.kind == "classification" and head.classes > 1 and len(weights) in {0, head.classes}
+
+    return Objective(losses, "case", fits)
 
 
 def focal(*, gamma: NotNegative = 2.0) -> Objective:
@@ -200,6 +216,24 @@ def contrast(*, temperature: Positive = 0.1) -> Objective:
     return Objective(lambda said, target: gaussians.contrast(said, temperature), "batch", _is_pretext)  # noqa: ARG005
 
 
+def dino(*, sharpening: Positive = 0.7, centred: bool = False) -> Objective:
+    """A pretext of `mm_dino`: to say of a view what a teacher says of another (`models.agreement`).
+
+    `sharpening`: the teacher's temperature over the student's. `centred`: take off the teacher's mean over
+    the batch, as DINO does so that not all cases become one class; by default that is left to the labels.
+    """
+
+    def losses(said: Tensor, told: Tensor) -> Tensor:
+        return agreement.agreement(said, told, sharpening, centred=centred)
+
+    return Objective(losses, "batch" if centred else "case", _is_pretext, "set centred: false")
+
+
+def koleo() -> Objective:
+    """A pretext of `mm_dino`: cases spread evenly, each away from its nearest in the batch."""
+    return Objective(lambda said, target: agreement.spread(said), "batch", _is_pretext)  # noqa: ARG005
+
+
 OBJECTIVES: Catalogue = {
     "bce": bce,
     "ce": ce,
@@ -209,8 +243,10 @@ OBJECTIVES: Catalogue = {
     "dice_ce": dice_ce,
     "dice_holder": dice_holder,
     "dice_pseudo_holder": dice_pseudo_holder,
+    "dino": dino,
     "exponential": exponential,
     "focal": focal,
+    "koleo": koleo,
     "own": own,
     "structure": structure,
 }
@@ -236,10 +272,6 @@ def _dice_and(divergence: Callable[[Tensor, Tensor], Tensor], smooth: float) -> 
         return overlap(logits, target) + divergence(chances, truth).mean(1)
 
     return Objective(losses, "case", _is_segmentation)
-
-
-def _ce(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, target, reduction="none")
 
 
 def _focal(gamma: float) -> Function:
@@ -286,7 +318,8 @@ _OTHERWISE = {"survival": "use 'exponential' for survival", "pretext": "leave th
 def refuse_coupling(name: str, head: Head, objective: Objective) -> None:
     """Raise PrivacyError, with the alternative, for an objective that couples cases."""
     if objective.coupling != "case":
+        instead = objective.instead or _OTHERWISE[head.kind]
         raise PrivacyError(
             f"heads.{name}.objective: '{head.objective.name}' couples the cases of a {objective.coupling}, "
-            f"so one patient's influence has no bound; {_OTHERWISE[head.kind]}, or privacy.epsilon=null"
+            f"so one patient's influence has no bound; {instead}, or privacy.epsilon=null"
         )

@@ -1,5 +1,6 @@
 """A recipe and a batch for every model of the catalogue, small enough to try every subset."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -34,7 +35,7 @@ OUTLINING = (
 )  # images in, segmentations out, and no more
 OWNED = tuple(n for n in OUTLINING if n not in {"mulmodseg", "stunet"})  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
-ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion")
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion", "mm_dino")
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
@@ -51,6 +52,7 @@ SMALL = {
     "brainmvp": {"channels": (4, 8, 8), "side": 4, "block": 2},
     "ivdnet": {"channels": (4, 4, 6)},
     "m2snet": {"channels": (4, 4, 6)},
+    "mm_dino": {"patch": 2, "size": 12, "depth": 1, "attention_heads": 2, "bottleneck": 4},
     "modality_slice_memory": {"channels": (4, 8), "reach": 1},
     "mulmodseg": {"channels": (4, 8), "size": 4},
     "prompt_pool": {"channels": (4, 8), "prompts": 2},
@@ -67,7 +69,9 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
     if name in OUTLINING:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", TWO_IMAGES, TUMOUR, Part("d"), part, seed=seed)
-    if name in OF_IMAGES:
+    if name == "mm_dino":
+        heads = {"grade": VECTOR_HEADS["grade"], "scan": replace(SCAN["scan"], objective=Part("dino"))}
+    if name in (*OF_IMAGES, "mm_dino"):
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)
     if name in TABULAR:
