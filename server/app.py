@@ -181,7 +181,7 @@ def member_of(reply: Reply) -> Member:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
         leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}
         told: dict[str, Any] = {**reply.facts["summary"], "site": reply.site}  # whoever it says it is
-        summary = SiteSummary(**told, leaves=leaves)
+        summary = SiteSummary(**told, leaves=leaves, version=str(reply.facts["version"]))
         return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"
