@@ -27,6 +27,7 @@ from imaging.decoding import Pixels
 from imaging.dicom import failures, read_header
 from imaging.frames import Frame, frames
 from imaging.pixels import read_pixels
+from imaging.projections import grey
 from imaging.reasons import Reason
 from imaging.volume import LPS_TO_RAS, Affine, Vector, Volume
 from protocol.errors import DicomError
@@ -230,6 +231,8 @@ def _rescaled(pixels: Pixels, frame: Frame) -> NDArray[np.float32]:
     """Return a frame's values in the units of its rescale (PS3.3 C.11.1.1.2)."""
     row, column = frame.window
     image = pixels[frame.index, row : row + frame.rows, column : column + frame.columns]
-    if pixels.ndim > 3 or image.shape != (frame.rows, frame.columns):  # noqa: PLR2004 - frames, rows, columns
+    if frame.flat and image.ndim > 2:  # noqa: PLR2004 - rows, columns
+        image = grey(image.astype(np.float32))
+    if image.shape != (frame.rows, frame.columns):
         raise DicomError(Reason.BAD_PIXELS, "its image has another size than its header says")
     return image.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)

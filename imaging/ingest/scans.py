@@ -52,6 +52,11 @@ class Scan:
         """Frame of reference in which it lies; empty where nothing says."""
         return text(self.series.header, "FrameOfReferenceUID") if self.series else ""
 
+    @property
+    def flat(self) -> bool:
+        """Tell a picture without a place in the patient (imaging.projections)."""
+        return self.series is not None and self.series.stack.frames[0].flat
+
 
 def dicom_scan(series: Series, method: Method, aside: Aside) -> Iterator[Scan]:
     """Yield a series as a scan, unless the method does not want it."""

@@ -53,7 +53,7 @@ Classes = tuple[tuple[str, ...], ...]
 SKULL_STRIPPING, DEFACE, REMOVE = "skull_stripping", "deface", "remove"
 UNKNOWN_CODE = "SCT:261665006"
 WORDS = "levels", "terms"
-NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
+NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap", "unprocessed"})
 NIFTI_NAMES = {
     "t1w": "t1",
     "t1n": "t1",
