@@ -1,8 +1,8 @@
 """Pictures of one plane that have no place in the patient: X-rays, and stills of ultrasound.
 
-A radiograph shows what lies behind one another, and an ultrasound probe is held by hand: no header says
-where such a picture lies, and none could. Each is a stack of its own, laid by its middle on one plane that all of a
-patient's pictures share, columns to the patient's left and rows to the back, so that whatever shows slices shows it
+A radiograph adds up what lies behind one another, and an ultrasound probe is held by hand: no header says
+where such a picture lies. Each is a stack of its own, laid by its middle on one plane that all of a patient's
+pictures share, columns to the patient's left and rows to the back, so that whatever shows slices shows it
 upright. It is never brought onto a volume, nor a volume onto it.
 
     size of a pixel   PixelSpacing; else that of the detector, made smaller by the magnification; else that of

@@ -5,7 +5,8 @@
     others      by a rigid motion where `register` says so, else by the scanner's own coordinates, which hold
                 within a frame of reference (PS3.3 C.7.4.1): a scan of another one is put aside. A label map
                 goes where the scan went that it was drawn on
-    flat        pictures without a place in the patient (imaging.projections) go onto each other, and onto no volume
+    flat        pictures without a place in the patient (imaging.projections) go onto each other, and onto no
+                volume
     all         resampled, emptied outside of what is kept of a head (imaging.ingest.head), and cut to one box
                 around what is bright in the reference
 

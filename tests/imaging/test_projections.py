@@ -5,19 +5,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from highdicom.sr import srread
 from nibabel.nifti1 import load
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from imaging.derived import Classified, source_of
 from imaging.dicom import quiet, read_header
 from imaging.frames import frames
 from imaging.ingest.bring import Common
 from imaging.ingest.build import build
 from imaging.ingest.desk import Desk
+from imaging.measurements import write_report
 from imaging.reasons import Reason
+from imaging.segmentation import write_segmentation
 from imaging.series import collect, read_volume
 from imaging.sources import read_cohort
+from imaging.study import read_study
 from imaging.volume import Volume
 from protocol.errors import DicomError
 from protocol.recipe import Head
@@ -26,7 +31,7 @@ from tests.imaging.dicoms import mr
 from tests.imaging.files import recipe
 from tests.imaging.ingest.exports import brought, desk, write_scan
 from tests.imaging.ingest.exports import patient as number_of
-from tests.imaging.studies import never
+from tests.imaging.studies import MADE, found, never
 
 VALUES = np.arange(24, dtype=np.uint16).reshape(4, 6) * 10
 DETECTOR = {"ImagerPixelSpacing": [0.2, 0.3]}
@@ -73,10 +78,10 @@ def volume(path: Path) -> Volume:
 
 
 def region() -> Dataset:
-    found = Dataset()
+    item = Dataset()
     for keyword, value in REGION.items():
-        setattr(found, keyword, value)
-    return found
+        setattr(item, keyword, value)
+    return item
 
 
 SIZES: dict[str, tuple[dict[str, Any], tuple[float, float]]] = {
@@ -95,11 +100,11 @@ SIZES: dict[str, tuple[dict[str, Any], tuple[float, float]]] = {
 def test_a_pixel_is_as_large_as_the_best_that_the_header_says(tmp_path: Path, name: str) -> None:
     attributes, spacing = SIZES[name]
 
-    found = volume(write(tmp_path / "1.dcm", **attributes))
+    picture = volume(write(tmp_path / "1.dcm", **attributes))
 
-    assert found.spacing_mm == pytest.approx((*spacing, 1.0))
-    assert np.array_equal(found.values[:, :, 0], VALUES.T)
-    centre = found.affine @ [(6 - 1) / 2, (4 - 1) / 2, 0, 1]
+    assert picture.spacing_mm == pytest.approx((*spacing, 1.0))
+    assert np.array_equal(picture.values[:, :, 0], VALUES.T)
+    centre = picture.affine @ [(6 - 1) / 2, (4 - 1) / 2, 0, 1]
     assert centre[:3] == pytest.approx([0, 0, 0])
 
 
@@ -131,10 +136,10 @@ def test_ultrasound_in_colour_becomes_grey_and_nothing_else_does(tmp_path: Path)
     colours = np.zeros((4, 6, 3), np.uint8)
     colours[0, 0], colours[1, 2] = (100, 100, 100), (0, 255, 0)
 
-    found = volume(write(tmp_path / "1.dcm", colours, "US", SequenceOfUltrasoundRegions=[region()]))
+    picture = volume(write(tmp_path / "1.dcm", colours, "US", SequenceOfUltrasoundRegions=[region()]))
 
-    assert found.values[0, 0, 0] == pytest.approx(100)
-    assert found.values[2, 1, 0] == pytest.approx(255 * 0.587)
+    assert picture.values[0, 0, 0] == pytest.approx(100)
+    assert picture.values[2, 1, 0] == pytest.approx(255 * 0.587)
     path = write(tmp_path / "2.dcm", colours, "DX", **DETECTOR)
     with pytest.raises(DicomError) as caught:
         frames(read_header(path), path)
@@ -222,3 +227,22 @@ def test_a_picture_laid_on_a_volume_is_caught(cohort: Desk, monkeypatch: pytest.
         test_a_picture_and_a_volume_are_never_one_grid(cohort)
     monkeypatch.undo()
     build(cohort, stand_in)
+
+
+# -- And out again ---------------------------------------------------------------------------
+
+
+def test_a_study_of_a_picture_is_answered_by_a_report(tmp_path: Path) -> None:
+    """A segmentation would have to say where it lies."""
+    write(tmp_path / "study" / "1", **DETECTOR, ViewPosition="PA", PatientID="1")
+    study = read_study(tmp_path / "study", ("xr_pa", "xr_lateral"), never)
+    source, path = source_of(study.series["xr_pa"].stack), tmp_path / "report.dcm"
+    grade = Classified({"probability of grade 1": 0.25}, None)
+
+    write_report(path, {}, {"grade": grade}, source, MADE)
+
+    (group,) = srread(path).content.get_image_measurement_groups()
+    assert [float(each.value) for each in group.get_measurements()] == [0.25]
+    labels = found(np.ones((6, 4, 1), np.uint8))
+    with pytest.raises(DicomError, match="frame of reference"):
+        write_segmentation(tmp_path / "seg.dcm", "tumour", labels, source, MADE)
