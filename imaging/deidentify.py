@@ -102,12 +102,14 @@ def deidentify(
 ) -> tuple[Dataset, Verdict]:
     """Return what may stay of an image, ready for `save_as`, and whether it may be used.
 
-    `dataset` is as pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn
+    Whose it is, says its PatientID, also where the image itself has no number of a patient. `dataset` is as pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn
     text into pixels. An image whose verdict names a reason for quarantine must not be used: its header is
     clean, its pixels may not be. Not for threads: pydicom is told to be quiet for the whole process.
     """
     with _quiet():
-        clean = _kept(Place(dataset, 0, _patient(dataset, pseudonyms)))
+        patient = _patient(dataset, pseudonyms)
+        clean = _kept(Place(dataset, 0, patient))
+        clean.PatientID = patient.name
         clean.file_meta = _file_meta(dataset, clean)
         clean.preamble = NO_PREAMBLE
         hidden = scrub(clean, dataset)
@@ -115,12 +117,6 @@ def deidentify(
         verdict = replace(verdict, quarantine=(*hidden, *verdict.quarantine))
         _declare(clean, verdict)
     return clean, verdict
-
-
-def patient_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
-    """Return the stand-in of whose image it is, also where the image itself has no number."""
-    with _quiet():
-        return _patient(dataset, pseudonyms).name
 
 
 @contextmanager

@@ -228,7 +228,7 @@ def test_an_unlisted_attribute_is_removed() -> None:
         for keyword, tag in keyword_dict.items():
             if tag not in rules() and tag >> 16 not in UNWRITABLE and keyword != "SpecificCharacterSet":
                 dataset.add(Canaries().element(tag, ""))
-    declared = {0x00080005, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
+    declared = {0x00080005, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
 
     clean, _ = deidentify(dataset, KEY)
 
