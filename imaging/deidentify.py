@@ -102,9 +102,10 @@ def deidentify(
 ) -> tuple[Dataset, Verdict]:
     """Return what may stay of an image, ready for `save_as`, and whether it may be used.
 
-    Whose it is, says its PatientID, also where the image itself has no number of a patient. `dataset` is as pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn
-    text into pixels. An image whose verdict names a reason for quarantine must not be used: its header is
-    clean, its pixels may not be. Not for threads: pydicom is told to be quiet for the whole process.
+    Whose it is, says its PatientID, also where the image itself has no number of a patient. `dataset` is as
+    pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn text into
+    pixels. An image whose verdict names a reason for quarantine must not be used: its header is clean, its
+    pixels may not be. Not for threads: pydicom is told to be quiet for the whole process.
     """
     with _quiet():
         patient = _patient(dataset, pseudonyms)

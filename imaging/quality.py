@@ -42,19 +42,23 @@ Volumes = Mapping[str, Mapping[str, Any]]
 """Patient -> what the manifest says of their volume of one modality."""
 
 
-def write_report(folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides) -> None:
-    """Write the report of a cohort's folder."""
-    files.write(folder / NAME, render(folder, manifest, rows, asides).encode())
+def write_report(
+    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides, studies: int
+) -> None:
+    """Write the report of a cohort's folder, for which `studies` were read."""
+    files.write(folder / NAME, render(folder, manifest, rows, asides, studies).encode())
 
 
-def render(folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides) -> str:
+def render(
+    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides, studies: int
+) -> str:
     """Return the report as HTML text."""
     patients, masks = manifest["patients"], manifest["method"]["masks"]
     named = by_name(patients)
     scans = {name: volumes for name, volumes in named.items() if name not in masks}
     return page(
         f"{folder.name}: quality",
-        _head(folder, manifest, rows, scans),
+        _head(folder, manifest, rows, scans, studies),
         _quarantined(rows),
         _aside(asides),
         _modalities(scans, len(patients)),
@@ -102,13 +106,18 @@ def same_scans(volumes: Volumes) -> list[list[str]]:
 
 
 def _head(
-    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], scans: Mapping[str, Volumes]
+    folder: Path,
+    manifest: Mapping[str, Any],
+    rows: Sequence[FileRow],
+    scans: Mapping[str, Volumes],
+    studies: int,
 ) -> Markup:
     admitted = sum(row.verdict in TAKEN for row in rows)
     tiles = [
         (len(rows), "files read"),
         (admitted, "admitted"),
         (len(rows) - admitted, "not admitted"),
+        (studies, "studies"),
         (len(manifest["patients"]), "patients with a scan"),
         (sum(map(len, scans.values())), "scans"),
     ]
@@ -191,9 +200,9 @@ def _leaks(rows: Sequence[FileRow], scans: Mapping[str, Volumes]) -> Markup:
     copies = Counter(row.instance for row in rows if row.verdict == ADMITTED)
     twice = sum(count - 1 for count in copies.values())
     same = [(name, ", ".join(group)) for name, volumes in scans.items() for group in same_scans(volumes)]
-    lines = [(flag, f"{count} files") for flag, count in flags.most_common()]
+    lines = flags.most_common()
     if twice:
-        lines.append(("an image that is there already: used once", f"{twice} files"))
+        lines.append(("an image that is there already: used once", twice))
     about = (
         "A face that can be seen; images that are there twice; one scan under two patients, who may then be "
         "in training and test at once: find out which of them it is, and take the other away."
@@ -201,7 +210,7 @@ def _leaks(rows: Sequence[FileRow], scans: Mapping[str, Volumes]) -> Markup:
     return section(
         "Duplicates and likely leaks",
         about,
-        _listing(("what", "how many"), lines),
+        _listing(("what", "files"), lines),
         _listing(("the same scan", "of patients"), same),
     )
 

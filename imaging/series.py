@@ -197,9 +197,7 @@ def _uneven(steps: NDArray[np.float64], step_mm: float | None) -> DicomError:
     ratios = steps / (step_mm or steps.min())
     gaps = int(np.rint(ratios - 1).sum())
     if gaps > 0 and np.abs(ratios - np.rint(ratios)).max() < 0.1:  # noqa: PLR2004 - a tenth of a slice
-        return DicomError(
-            Reason.MISSING_SLICES, f"{gaps} of its slices are not there; export the series anew"
-        )
+        return DicomError(Reason.MISSING_SLICES, f"it lacks {gaps} of its slices; export the series anew")
     return DicomError(
         Reason.UNEVEN_SLICES, "its slices are not evenly spaced; resample it before it is exported"
     )

@@ -91,7 +91,9 @@ def _ingest(run: Run, sources: Iterable[Path], supplies: Iterable[Supply], *, re
     shutil.rmtree(desk.work)
     records = journal.records()
     manifest = write_manifest(desk.folder, desk.method.plain(), records, journal.sheets())
-    write_report(desk.folder, manifest, [*journal.files()], {**asides(records), **journal.unsent()})
+    studies = sum(record["studies"] for record in records.values())
+    put_aside = {**asides(records), **journal.unsent()}
+    write_report(desk.folder, manifest, [*journal.files()], put_aside, studies)
     return manifest
 
 

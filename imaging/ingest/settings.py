@@ -41,7 +41,7 @@ from protocol.errors import RecipeError, SettingsError
 from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
 from protocol.typed import record
 
-FORMAT = 2
+FORMAT = 3
 """Of what is built: another number makes every patient anew."""
 
 Terms = Mapping[Title, tuple[str, ...]]
