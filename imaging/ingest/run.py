@@ -23,7 +23,7 @@ from imaging.ingest.desk import Desk
 from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.outlines import meaning
-from imaging.ingest.tables import read_table
+from imaging.ingest.tables import read_rows, sheet_of
 from imaging.ingest.walk import Entry, opened, walk
 from imaging.ingest.workers import Crew, hired
 from imaging.quality import write_report
@@ -97,11 +97,6 @@ def _ingest(run: Run, sources: Iterable[Path], supplies: Iterable[Supply], *, re
     return manifest
 
 
-def is_table(entry: Entry) -> bool:
-    """Tell a table by its name."""
-    return entry.parts[-1].lower().endswith(".csv")
-
-
 def find(sources: Iterable[Path], desk: Desk, digest: str) -> str | None:
     """Return the path that a digest in a report stands for, if it is under `sources`."""
     return next((entry.name for entry in walk(sources) if desk.digest(entry) == digest), None)
@@ -134,11 +129,14 @@ def _becomes(name: str, kept: Outline, meant: Mapping[str, tuple[str, int]]) -> 
 
 def _read(run: Run, sources: Iterable[Path]) -> None:
     desk, journal = run.desk, run.journal
-    new = [entry for entry in walk(sources) if not journal.knows(desk.digest(entry), entry)]
-    tables, images = [e for e in new if is_table(e)], [e for e in new if not is_table(e)]
-    for entry in new:
+    tables, images = list[tuple[str, Entry]](), list[Entry]()
+    for entry in walk(sources):
+        sheet = sheet_of(entry, desk.method.settings.tables)
+        if sheet is None and journal.knows(desk.digest(entry), entry):
+            continue
         _forget(desk, journal, entry)
-    journal.note([_table(desk, journal, entry) for entry in tables])
+        images.append(entry) if sheet is None else tables.append((sheet, entry))
+    journal.note([_table(desk, journal, sheet, entry) for sheet, entry in tables])
     done = 0
     for rows in run.crew.through("admit", images, FILES_A_PIECE):
         journal.note(FileRow(*row) for row in rows)
@@ -154,14 +152,14 @@ def _forget(desk: Desk, journal: Journal, entry: Entry) -> None:
             copy.unlink()
 
 
-def _table(desk: Desk, journal: Journal, entry: Entry) -> FileRow:
-    sheet, verdict, why = Path(entry.parts[-1]).stem.lower(), TABLE, ""
+def _table(desk: Desk, journal: Journal, sheet: str, entry: Entry) -> FileRow:
+    verdict, why = TABLE, ""
     if sheet not in desk.method.settings.tables:
         verdict, why = NOT_TAKEN, "a table of another name than `tables` in ingest.yaml lists"
     else:
         try:
             with opened(entry, desk.work) as path:
-                journal.tell(sheet, read_table(desk, path))
+                journal.tell(sheet, read_rows(desk, entry, path))
         except DicomError as error:
             verdict, why = error.reason, str(error).partition(": ")[2]
         except DataError as error:

@@ -14,7 +14,7 @@
                                           # called or coded in DICOM SEG and RTSTRUCT; the later class wins
     annotators: union                     # of a class in several files; or `majority`, what most have
     names: {t1ce: t1c, seg: tumour}       # what NIfTI files are called here -> what they are
-    tables: [labels, ehr, report]         # names of CSV files to take
+    tables: [labels, ehr, report]         # names of CSV files, and of reports' folders or files, to take
     levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
     terms: {text: {oedema: [oedema, edema]}}   # a column of free text -> which of these it holds
     slices_mm: [0.5, 0.5, 5]              # of image slices, which bear no text; null: they are not taken
