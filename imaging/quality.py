@@ -19,7 +19,7 @@ from nibabel import nifti1
 from numpy.typing import NDArray
 from PIL import Image
 
-from imaging.ingest.journal import ADMITTED, TABLE, FileRow
+from imaging.ingest.journal import ADMITTED, TABLE, FileRow, PutAside
 from protocol import files
 from protocol.charts import Line, chart
 from protocol.page import Markup, join, page, section, table, tag
@@ -36,8 +36,8 @@ OUTLINE = (255, 145, 34)
 LINES = 40
 """Histograms drawn for a modality."""
 
-Asides = Mapping[tuple[str, str], tuple[int, int]]
-"""What was put aside, and why -> how often, and of how many patients."""
+Asides = Mapping[tuple[str, str], PutAside]
+"""What was put aside, and why."""
 Volumes = Mapping[str, Mapping[str, Any]]
 """Patient -> what the manifest says of their volume of one modality."""
 
@@ -147,10 +147,13 @@ def _quarantined(rows: Sequence[FileRow]) -> Markup:
 def _aside(asides: Asides) -> Markup:
     about = (
         "Series and files that could be read, and are not used: not recognised, not wanted, of another "
-        "study, or without a volume that can be made of them."
+        "study, or without a volume that can be made of them. A digest stands for a file of each series."
     )
-    lines = [(what, _text(why), count, patients) for (what, why), (count, patients) in asides.items()]
-    head = ("what it is", "why it is not used", "how many", "of patients")
+    lines = [
+        (what, _text(why), each.count, each.patients, _digests(each.which))
+        for (what, why), each in asides.items()
+    ]
+    head = ("what it is", "why it is not used", "how many", "of patients", "which")
     return section("Put aside", about, _listing(head, sorted(lines, key=lambda line: -line[2])))
 
 

@@ -94,7 +94,7 @@ def read_study(
     _require_one(known)
     reasons = dict[str, str]()
 
-    def aside(name: str, word: str, why: str) -> None:
+    def aside(name: str, word: str, why: str, path: Path | None = None) -> None:  # noqa: ARG001 - an `Aside`
         reasons.setdefault(name, f"{word}: {why}")
 
     named = chosen([scan for series in known for scan in dicom_scan(series, method, aside)], aside)

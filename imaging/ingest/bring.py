@@ -119,7 +119,7 @@ def brought(named: Named, there: Common) -> Iterator[Brought]:
     for scan, scanned in _in_order(named, there):
         motion, steps = _motion(scan, scanned, there, motions)
         if motion is None and (why := there.elsewhere(scan)):
-            there.aside(scan.name, ELSEWHERE, why)
+            there.aside(scan.name, ELSEWHERE, why, scan.path)
             continue
         if scan.series:
             motions[scan.series.stack.series] = motion
@@ -163,7 +163,8 @@ def _placed(
         moved, steps = _emptied(moved, there.kept), [*steps, *there.steps]
     volume = space.cropped(moved, there.box)
     if labels and np.count_nonzero(volume.values) < np.count_nonzero(moved.values):
-        there.aside(scan.name, CUT, "a label map reaches beyond what is cut out: more `margin_mm` keeps it")
+        why = "a label map reaches beyond what is cut out: more `margin_mm` keeps it"
+        there.aside(scan.name, CUT, why, scan.path)
     return Brought(scan, scanned, volume, steps, motion)
 
 

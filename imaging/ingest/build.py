@@ -12,7 +12,7 @@ What was done is the patient's *record*: plain data that goes into the manifest 
 
 import hashlib
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,15 +60,15 @@ def unbuilt(desk: Desk, patient: str) -> Record:
 
 
 def _none(why: str) -> Record:
-    return {"scans": {}, "studies": 0, "aside": [{"what": CRASHED, "why": why, "count": 1}]}
+    return {"scans": {}, "studies": 0, "aside": [{"what": CRASHED, "why": why, "count": 1, "which": []}]}
 
 
 def build(desk: Desk, patient: str) -> Record:
     """Build one patient's scans anew, and return the record of how; without any, there is no folder."""
-    put_aside = Counter[tuple[str, str]]()
+    put_aside = defaultdict[tuple[str, str], list[Path | None]](list)
 
-    def aside(_: str, word: str, why: str) -> None:
-        put_aside[word, why] += 1
+    def aside(name: str, word: str, why: str, path: Path | None = None) -> None:  # noqa: ARG001 - an `Aside`
+        put_aside[word, why].append(path)
 
     work = desk.work / patient
     shutil.rmtree(work, ignore_errors=True)
@@ -83,8 +83,16 @@ def build(desk: Desk, patient: str) -> Record:
         shutil.rmtree(work)
         work.mkdir()
     _replace(desk.scans(patient), work)
-    reasons = [{"what": w, "why": why, "count": n} for (w, why), n in sorted(put_aside.items())]
+    reasons = [
+        {"what": what, "why": why, "count": len(paths), "which": sorted({_digest(p) for p in paths if p})}
+        for (what, why), paths in sorted(put_aside.items())
+    ]
     return {"scans": loaded, "studies": _studies(series, scans), "aside": reasons}
+
+
+def _digest(copy: Path) -> str:
+    """Return what stands for the path of the file that this is the copy of."""
+    return copy.name.partition(".")[0]
 
 
 def _studies(series: Iterable[Series], scans: Iterable[Scan]) -> int:
@@ -98,7 +106,7 @@ def _studies(series: Iterable[Series], scans: Iterable[Scan]) -> int:
 
 def _series(folder: Path, rules: Rules, aside: Aside) -> Iterator[Series]:
     images = [path for path in sorted(folder.glob("*.dcm")) if not path.name.endswith(outlines.SUFFIX)]
-    return recognised(collect(images, lambda _, error: aside("", *told(error))), rules)
+    return recognised(collect(images, lambda path, error: aside("", *told(error), path)), rules)
 
 
 def _scans(desk: Desk, patient: str, series: Sequence[Series], aside: Aside) -> Iterator[Scan]:

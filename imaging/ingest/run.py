@@ -20,7 +20,7 @@ from imaging.dicom import failures, read_header
 from imaging.ingest.admit import row
 from imaging.ingest.build import Record
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, opened_journal
+from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, PutAside, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.outlines import meaning
 from imaging.ingest.tables import read_rows, sheet_of
@@ -186,10 +186,11 @@ def _signature(desk: Desk, rows: Iterable[FileRow]) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
-def asides(records: Mapping[str, Record]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return what was put aside, and why -> how often, and of how many patients."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+def asides(records: Mapping[str, Record]) -> dict[tuple[str, str], PutAside]:
+    """Return what was put aside, and why -> how often, of how many patients, and which."""
+    found: dict[tuple[str, str], PutAside] = {}
     for each in (each for record in records.values() for each in record["aside"]):
-        count, patients = found.get((each["what"], each["why"]), (0, 0))
-        found[each["what"], each["why"]] = count + each["count"], patients + 1
+        key = each["what"], each["why"]
+        count, patients, which = found.get(key, PutAside(0, 0))
+        found[key] = PutAside(count + each["count"], patients + 1, (*which, *each["which"]))
     return found
