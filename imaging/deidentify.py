@@ -35,7 +35,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
@@ -157,8 +157,7 @@ def _identities(dataset: Dataset) -> Iterator[str]:
 def _kept(place: Place) -> Dataset:
     clean = Dataset()
     for tag in place.dataset.keys():  # noqa: SIM118 - iterating a dataset converts every value, and may raise
-        element = read(place.dataset, tag)
-        new = None if element is None else _rewritten(element, place)
+        new = _rewritten(tag, place)
         if new is not None:
             clean.add(new)
     for element in (*_safe_private(place), *mosaic_header.tiles(place.dataset)):
@@ -166,9 +165,10 @@ def _kept(place: Place) -> Dataset:
     return clean
 
 
-def _rewritten(element: DataElement, place: Place) -> DataElement | None:
-    rule = rules().get(element.tag, DENIED)
-    if rule.action == "remove":
+def _rewritten(tag: BaseTag, place: Place) -> DataElement | None:
+    rule = rules().get(tag, DENIED)
+    element = None if rule.action == "remove" else read(place.dataset, tag)
+    if element is None:
         return None
     if element.is_empty:
         return emptied(element)

@@ -150,7 +150,7 @@ def _aside(asides: Asides) -> Markup:
         "study, or without a volume that can be made of them. A digest stands for a file of each series."
     )
     lines = [
-        (what, _text(why), each.count, each.patients, _digests(each.which))
+        (what, _text(why), each.times, each.patients, _digests(each.which))
         for (what, why), each in asides.items()
     ]
     head = ("what it is", "why it is not used", "how many", "of patients", "which")

@@ -63,7 +63,7 @@ class FileRow(NamedTuple):
 class PutAside(NamedTuple):
     """How often something was put aside, of how many patients, and digests of a file of each, if known."""
 
-    count: int
+    times: int
     patients: int
     which: tuple[str, ...] = ()
 
