@@ -4,8 +4,8 @@ Ultrasound machines, screenshots and scanned films draw the patient's name into 
 about attributes reaches it. Whether an image may have such text is judged by what it is:
 
     said so        BurnedInAnnotation is YES
-    likely         ultrasound, secondary capture, scanned film, and every kind of image not known to be free of
-                   text, whatever it says of itself
+    likely         ultrasound, secondary capture, scanned film, and all kinds of image not known to be free of
+                   text, whatever they say of themselves
     a screenshot   a CT, MR or PET image without a place in space is a report sheet or a saved screen
 
 Such images are quarantined, unless the site has said how to blacken those of just this device
