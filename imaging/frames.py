@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 
 from imaging.dicom import items, number, numbers, private_items, quiet, text
 from imaging.diffusion import b_value, direction
-from imaging.projections import ULTRASOUND, is_flat, laid
+from imaging.projections import ULTRASOUND, Spacing, is_flat, laid
 from imaging.reasons import Reason
 from imaging.volume import Vector
 from protocol.errors import DicomError
@@ -78,8 +78,10 @@ class Frame:
         return np.cross(self.across, self.down)
 
 
-def frames(header: Dataset, path: Path) -> list[Frame]:
+def frames(header: Dataset, path: Path, pictures_mm: Spacing | None = None) -> list[Frame]:
     """Return the images of a file in the order in which they stand in it.
+
+    `pictures_mm`: how large a pixel is of a flat one that does not say.
 
     Raises:
         DicomError: NO_PIXELS, NO_SERIES, COLOUR, or NO_GEOMETRY where the header does not place an image.
@@ -88,14 +90,15 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
         raise DicomError(Reason.NO_PIXELS, "it has no image")
     flat = is_flat(header)
     coloured = (number(header, "SamplesPerPixel") or 1) != 1
-    if coloured and not (flat and text(header, "Modality") == ULTRASOUND):
+    palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"  # its values are names of colours
+    if palette or (coloured and not (flat and text(header, "Modality") == ULTRASOUND)):
         raise DicomError(
             Reason.COLOUR, "a colour image is no measurement: a picture of a screen, or a report"
         )
     if not text(header, "SeriesInstanceUID"):
         raise DicomError(Reason.NO_SERIES, "it names no series that it belongs to")
     if flat:
-        return [_picture(header, path)]
+        return [_picture(header, path, pictures_mm)]
     count = max(1, int(number(header, "NumberOfFrames") or 1))
     groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
@@ -112,9 +115,9 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
     return [_frame(header, path, 0, [header])]
 
 
-def _picture(header: Dataset, path: Path) -> Frame:
+def _picture(header: Dataset, path: Path, pictures_mm: Spacing | None) -> Frame:
     """Return the frame of a picture without a place, which is of a kind of its own."""
-    frame = _frame(header, path, 0, [laid(header), header])
+    frame = _frame(header, path, 0, [laid(header, pictures_mm), header])
     return replace(frame, kind=(frame.instance,), flat=True)
 
 

@@ -6,7 +6,8 @@ pictures share, columns to the patient's left and rows to the back, so that what
 upright. It is never brought onto a volume, nor a volume onto it.
 
     size of a pixel   PixelSpacing; else that of the detector, made smaller by the magnification; else that of
-                      the film's scanner (PS3.3 10.7); of ultrasound, its first region's (PS3.3 C.8.5.5)
+                      the film's scanner (PS3.3 10.7); of ultrasound, its first region's (PS3.3 C.8.5.5);
+                      else what the hospital says of all that say nothing
     values            where the lowest is white (MONOCHROME1), they are turned over: light is high in all
     colour            ultrasound's becomes grey, by how bright it looks (ITU-R BT.601)
 """
@@ -22,6 +23,8 @@ from protocol.errors import DicomError
 ULTRASOUND = "US"
 MODALITIES = frozenset({"CR", "DX", "MG", "RF", "RG", "XA", ULTRASOUND})
 """(0008,0060) of what can be such a picture."""
+Spacing = tuple[float, float]
+"""From a row to the next, and from a column to the next, in mm."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 CENTIMETRES = 3
 """How a region of ultrasound says that its axis is in cm."""
@@ -36,13 +39,13 @@ def is_flat(header: Dataset) -> bool:
     )
 
 
-def laid(header: Dataset) -> Dataset:
+def laid(header: Dataset, otherwise_mm: Spacing | None = None) -> Dataset:
     """Return what a slice's header would say of a picture: where it lies, and how its values rise.
 
     Raises:
-        DicomError: NO_GEOMETRY, where it does not say how large a pixel is.
+        DicomError: NO_GEOMETRY, where it does not say how large a pixel is, and `otherwise_mm` does not.
     """
-    down, across = _spacing(header)
+    down, across = _spacing(header, otherwise_mm)
     rows, columns = number(header, "Rows") or 0, number(header, "Columns") or 0
     slope, intercept = number(header, "RescaleSlope") or 1.0, number(header, "RescaleIntercept") or 0.0
     if text(header, "PhotometricInterpretation") == "MONOCHROME1":
@@ -61,17 +64,20 @@ def grey(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     return colours @ LUMA
 
 
-def _spacing(header: Dataset) -> tuple[float, float]:
-    """Return the distance from a row to the next and from a column to the next, in mm."""
+def _spacing(header: Dataset, otherwise_mm: Spacing | None) -> Spacing:
     detector, scale = numbers(header, "ImagerPixelSpacing", 2), _magnification(header)
     found = (
         numbers(header, "PixelSpacing", 2)
         or (detector and (detector[0] / scale, detector[1] / scale))
         or numbers(header, "NominalScannedPixelSpacing", 2)
         or _of_region(header)
+        or otherwise_mm
     )
     if found is None or min(found) <= 0:
-        raise DicomError(Reason.NO_GEOMETRY, "it does not say how large its pixels are")
+        raise DicomError(
+            Reason.NO_GEOMETRY,
+            "it does not say how large its pixels are, nor does `pictures_mm` of ingest.yaml",
+        )
     return found[0], found[1]
 
 
@@ -79,7 +85,7 @@ def _magnification(header: Dataset) -> float:
     return max(1.0, number(header, "EstimatedRadiographicMagnificationFactor") or 1.0)
 
 
-def _of_region(header: Dataset) -> tuple[float, float] | None:
+def _of_region(header: Dataset) -> Spacing | None:
     for region in items(header, "SequenceOfUltrasoundRegions")[:1]:
         units = [number(region, f"PhysicalUnits{axis}Direction") for axis in "YX"]
         down, across = (number(region, f"PhysicalDelta{axis}") for axis in "YX")

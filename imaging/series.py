@@ -27,7 +27,7 @@ from imaging.decoding import Pixels
 from imaging.dicom import failures, read_header
 from imaging.frames import Frame, frames
 from imaging.pixels import read_pixels
-from imaging.projections import grey
+from imaging.projections import Spacing, grey
 from imaging.reasons import Reason
 from imaging.volume import LPS_TO_RAS, Affine, Vector, Volume
 from protocol.errors import DicomError
@@ -55,16 +55,17 @@ class Stack:
         return self.frames[0].series
 
 
-def collect(paths: Iterable[Path], refuse: Refuse) -> list[Stack]:
+def collect(paths: Iterable[Path], refuse: Refuse, *, pictures_mm: Spacing | None = None) -> list[Stack]:
     """Read the headers of `paths` and return what may be volumes, in the order of the first file of each.
 
-    `refuse` is told of every file that was not read, and the rest goes on.
+    `refuse` is told of every file that was not read, and the rest goes on. `pictures_mm` is of
+    `imaging.frames.frames`.
     """
     series: defaultdict[str, list[Frame]] = defaultdict(list)
     for path in paths:
         try:
             with failures(Reason.UNREADABLE):
-                found = frames(read_header(path), path)
+                found = frames(read_header(path), path, pictures_mm)
         except DicomError as error:
             refuse(path, error)
             continue

@@ -89,7 +89,8 @@ def read_study(
     if not folder.is_dir():
         raise DataError("a study is a folder of DICOM files: this one is not there")
     method = _wanting(method or as_scanned(wanted), wanted)
-    stacks = collect(sorted(path for path in folder.rglob("*") if path.is_file()), refuse)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    stacks = collect(paths, refuse, pictures_mm=method.settings.pictures_mm)
     known = list(recognised(stacks, method.rules, partial(_clean, Pseudonyms(os.urandom(KEY_BYTES)))))
     _require_one(known)
     reasons = dict[str, str]()

@@ -29,8 +29,8 @@ from imaging.ingest.bring import Brought
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import CRASHED
 from imaging.ingest.scans import NOT_ELIGIBLE, Aside, Scan, chosen, dicom_scan, told
+from imaging.ingest.settings import Method
 from imaging.ingest.space import Box
-from imaging.modality import Rules
 from imaging.recognised import Series, recognised
 from imaging.series import collect
 from imaging.volume import Volume
@@ -73,7 +73,7 @@ def build(desk: Desk, patient: str) -> Record:
     work = desk.work / patient
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    series = list(_series(desk.clean(patient), desk.method.rules, aside))
+    series = list(_series(desk.clean(patient), desk.method, aside))
     scans = list(_scans(desk, patient, series, aside))
     loaded = _write(desk, chosen(scans, aside), work, aside) if scans else {}
     lacking = [name for name in desk.method.settings.require if name not in loaded.get("volumes", ())]
@@ -104,9 +104,14 @@ def _studies(series: Iterable[Series], scans: Iterable[Scan]) -> int:
 # -- What is there ---------------------------------------------------------------------------
 
 
-def _series(folder: Path, rules: Rules, aside: Aside) -> Iterator[Series]:
+def _series(folder: Path, method: Method, aside: Aside) -> Iterator[Series]:
     images = [path for path in sorted(folder.glob("*.dcm")) if not path.name.endswith(outlines.SUFFIX)]
-    return recognised(collect(images, lambda path, error: aside("", *told(error), path)), rules)
+    stacks = collect(
+        images,
+        lambda path, error: aside("", *told(error), path),
+        pictures_mm=method.settings.pictures_mm,
+    )
+    return recognised(stacks, method.rules)
 
 
 def _scans(desk: Desk, patient: str, series: Sequence[Series], aside: Aside) -> Iterator[Scan]:

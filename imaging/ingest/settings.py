@@ -18,6 +18,7 @@
     levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
     terms: {text: {oedema: [oedema, edema]}}   # a column of free text -> which of these it holds
     slices_mm: [0.5, 0.5, 5]              # of image slices, which bear no text; null: they are not taken
+    pictures_mm: [0.2, 0.2]               # pixels of X-rays that do not say it; null: those are not taken
     require: [t1, tumour]                 # a patient who lacks one of these is not in the cohort
     least_slices: 1                       # a DICOM series of fewer is put aside
     rules: modalities.yaml                # the site's own rules for recognising series, beside this file
@@ -86,6 +87,7 @@ class IngestSettings:
     levels: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
     terms: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
     slices_mm: tuple[Positive, Positive, Positive] | None = None
+    pictures_mm: tuple[Positive, Positive] | None = None
     require: tuple[Title, ...] = ()
     least_slices: Count = 1
     rules: str | None = None

@@ -108,12 +108,16 @@ def test_a_pixel_is_as_large_as_the_best_that_the_header_says(tmp_path: Path, na
     assert centre[:3] == pytest.approx([0, 0, 0])
 
 
-def test_a_picture_that_does_not_say_how_large_it_is_is_refused(tmp_path: Path) -> None:
+def test_a_picture_that_does_not_say_how_large_it_is_is_refused_unless_the_hospital_says_it(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path / "1.dcm")
 
     with pytest.raises(DicomError) as caught:
         frames(read_header(path), path)
     assert caught.value.reason == Reason.NO_GEOMETRY
+    (stack,) = collect([path], never, pictures_mm=(0.4, 0.5))
+    assert read_volume(stack).spacing_mm == pytest.approx((0.5, 0.4, 1.0))
 
 
 @pytest.mark.parametrize(("signed", "bits"), [(0, 12), (1, 12), (0, 16)])
@@ -140,10 +144,14 @@ def test_ultrasound_in_colour_becomes_grey_and_nothing_else_does(tmp_path: Path)
 
     assert picture.values[0, 0, 0] == pytest.approx(100)
     assert picture.values[2, 1, 0] == pytest.approx(255 * 0.587)
-    path = write(tmp_path / "2.dcm", colours, "DX", **DETECTOR)
-    with pytest.raises(DicomError) as caught:
-        frames(read_header(path), path)
-    assert caught.value.reason == Reason.COLOUR
+    palette = {"PhotometricInterpretation": "PALETTE COLOR", "SequenceOfUltrasoundRegions": [region()]}
+    for path in (
+        write(tmp_path / "2.dcm", colours, "DX", **DETECTOR),
+        write(tmp_path / "3.dcm", VALUES, "US", **palette),
+    ):
+        with pytest.raises(DicomError) as caught:
+            frames(read_header(path), path)
+        assert caught.value.reason == Reason.COLOUR
 
 
 # -- Through ingest --------------------------------------------------------------------------
