@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from models.catalogue import build_model
+from models.flat import Flat
 from protocol.errors import AdmissionError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -86,6 +88,7 @@ class Heard:
 def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
     """Take the run from where `book` stands to the last round of the plan's stage."""
     recipe, stage = plan.recipe, plan.stage
+    state = replace(state, layout=Flat(build_model(recipe), plan.strategy.local.private).layout)
     for number in range(book.rounds_done + 1, stage.last + 1):
         roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
         clock = Clock()

@@ -8,6 +8,7 @@ from strategies.dp_fedavg import dp_fedavg
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
+from strategies.fedmepd import fedmepd
 from strategies.fedmsplit import fedmsplit
 from strategies.fednova import fednova
 from strategies.fedopt import fedadagrad, fedadam, fedyogi
@@ -32,6 +33,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": fedavg,
     "fedavgm": fedavgm,
     "fedbn": fedbn,
+    "fedmepd": fedmepd,
     "fedmsplit": fedmsplit,
     "fednova": fednova,
     "fedper": fedper,

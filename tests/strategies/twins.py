@@ -259,3 +259,21 @@ def cosine(a: Array, b: Array) -> float:
 def arrays(update: Update) -> Arrays:
     """Return an update's deltas in double precision."""
     return {g: v.numpy().astype(np.float64) for g, v in update.deltas.items()}
+
+
+def fedmepd(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With the two filters of `federations.KERNEL` and a patience of 1, filter by filter."""
+    parts = {"shared": [[0, 1, 4], [2, 3, 5]], "head:tumour": [[0]]}
+    for g in x:
+        sent = owners(updates, g)
+        before = x[g].copy()
+        for f, part in enumerate(parts.get(g, [list(range(len(before)))])):
+            gone = [f"{sender(u)} {g} {f}" in memory for _, _, u in sent]
+            shared = [(delta[part], n) for (delta, n, _), own in zip(sent, gone, strict=True) if not own]
+            if not shared:
+                continue
+            move = sum(n * delta for delta, n in shared) / sum(n for _, n in shared)
+            x[g][part] = before[part] + move
+            for delta, _, u in sent:
+                if delta[part] @ move < 0 and not g.startswith("modality:"):
+                    memory[f"{sender(u)} {g} {f}"] = np.ones(1)
