@@ -2,9 +2,9 @@
 
 Every task passes the policy's doors, and every reply the last look, here and nowhere else.
 
-What goes wrong is answered, not raised: our own errors with their text (they carry no
-identifier), anything else by its class name alone, since a stranger's message may quote data;
-the site's log has the rest. In a federation with keys no answer leaves before the audit log has it.
+What goes wrong is answered, not raised: our own errors with their text less the paths in it, anything
+else by its class name alone, since a stranger's message may quote data; the site's log has the rest. In a
+federation with keys no answer leaves before the audit log has it.
 """
 
 import logging
@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.books import require_witnessed, written_down
-from client.egress import allowed, leave, statement
+from client.egress import allowed, leave, statement, without_paths
 from client.evaluation import evaluate as score
 from client.evaluation import subsets_of
 from client.ingress import admit
@@ -107,9 +107,9 @@ def _caught(settings: Settings, task: Task, work: Callable[[], Reply]) -> Reply:
     try:
         return work()
     except ConsiliumError as error:
-        if isinstance(error, PolicyError):
-            log.warning("%s of round %d, run %s, refused: %s", task.kind, task.round, task.run, error)
-        return _failed(task, settings, type(error).__name__, str(error))
+        what = "refused" if isinstance(error, PolicyError) else "failed"
+        log.warning("%s of round %d, run %s, %s: %s", task.kind, task.round, task.run, what, error)
+        return _failed(task, settings, type(error).__name__, without_paths(str(error)))
     except Exception as error:
         log.exception("%s of round %d failed", task.kind, task.round)
         return _failed(task, settings, type(error).__name__, "the site's own log says more")

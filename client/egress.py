@@ -10,8 +10,10 @@ a line here:
     declared     leaves outside any guarantee, and `statement` says so to whoever reads the report
 
 A value without a line does not leave: who adds one decides here which of the three it is.
+An error's words leave as `without_paths` has them: a folder may be called after a patient.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -69,6 +71,7 @@ AROUND = {
 """What is put around and beside them when the reply is written down and packed; a task's words come back."""
 
 ACCOUNTED, SUPPRESSED, DECLARED = "accounted", "suppressed", "declared"
+_PATH = re.compile(r"(?<![\w.:/])(?:~|\.{1,2})?/.*?(?=: |; |$)", re.MULTILINE)
 _LINES = [(pattern.split("/"), line) for pattern, line in VALUES.items()]
 
 
@@ -101,6 +104,15 @@ def leave(reply: Reply, site: Site) -> Reply:
     if "scores" in reply.facts:
         facts["scores"] = _told(site, reply.facts["scores"])
     return replace(reply, facts=facts)
+
+
+def without_paths(text: str) -> str:
+    """Return an error's text with each path of this machine as `<path>`.
+
+    A path goes from its first slash to where a sentence of ours goes on after it, so that one with spaces,
+    commas or quotes in it goes wholly; of an address (`https://...`) all stays.
+    """
+    return _PATH.sub("<path>", text)
 
 
 def _places(reply: Reply) -> Iterator[tuple[str, ...]]:

@@ -14,6 +14,7 @@ Its heartbeat   every 10 s instead of 30. Flower's server takes a site for gone 
                 and lets one that was killed in again only then: after 20 s instead of 60.
 Its patience    a line that breaks while TLS or a proxy is greeted is tried again, at least every 5 s, as
                 one that is refused is: a proxy answers for a server that is down. Flower gives up there.
+Its heads       what announces a message may hold it (`protocol.pieces`).
 Its end         where it gives up after all, or is not let in, the process would end. Here the line is
                 made anew, and the worker stays warm.
 
@@ -38,11 +39,7 @@ from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore import heartbeat
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.retry import RetryInvoker, http_retry, make_simple_http_retry_invoker
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import fleet_http_connection
@@ -56,7 +53,7 @@ from privacy.certificates import node_key
 from protocol import logs
 from protocol.children import end_by_signals
 from protocol.errors import WireError
-from protocol.pieces import folded, give, take
+from protocol.pieces import given, is_whole, packed, taken
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
@@ -105,10 +102,12 @@ def serve(line: Line, launcher: Launcher) -> None:
     bundle = lru_cache(maxsize=1)(line.bundle)
     heard = time.monotonic()
     while True:
+        asked = time.monotonic()
         if step(line, launcher, bundle):
             heard = time.monotonic()
         else:
-            time.sleep(pause(time.monotonic() - heard, LOOK_S))
+            now = time.monotonic()
+            time.sleep(pause(now - heard, LOOK_S, now - asked))
 
 
 def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes]) -> bool:
@@ -130,24 +129,23 @@ def work(
     about, run = head.metadata, head.metadata.run_id
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
-    message = take(tree.object_id, partial(line.pull, run))
-    line.confirm(run, tree.object_id)
-    taken = clock.lap()
+    message = taken(head, tree.object_id, partial(line.pull, run))
+    if not is_whole(head):
+        line.confirm(run, tree.object_id)
+    there = clock.lap()
     log.info("%s", what)
     reply = launcher.answer(message, code)
     answered = clock.lap()
     reply_with(line, reply, answered)
-    log.info("%s: taken in %.3f s, answered in %.3f s, given in %.3f s", what, taken, answered, clock.lap())
+    log.info("%s: taken in %.3f s, answered in %.3f s, given in %.3f s", what, there, answered, clock.lap())
 
 
 def reply_with(line: Line, reply: Message, seconds: float) -> None:
     """Give back the reply to a message that took `seconds`."""
-    reply = folded(reply)
     with no_object_id_recompute():
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        wanted, session = line.send(reply, get_object_tree(reply), seconds)
-        push = partial(line.push, reply.metadata.run_id, session)
-        give(get_all_nested_objects(reply), push, wanted)
+        parcel = packed(reply)
+        wanted, session = line.send(parcel.head, parcel.tree, seconds)
+        given(parcel.pieces, partial(line.push, reply.metadata.run_id, session), wanted)
 
 
 class Clock:
@@ -178,8 +176,14 @@ def changes() -> list[tuple[ModuleType, str, object]]:
         (heartbeat, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_MIN_INTERVAL),
         (http_retry, "MAX_RETRY_DELAY", LONGEST_PAUSE_S),
         (fleet_http_connection, "make_simple_http_retry_invoker", patient),
+        (fleet_http_connection, "remove_content_from_message", as_it_is),
         (fleet_http_connection, "flwr_exit", not_let_in),
     ]
+
+
+def as_it_is(head: Message) -> Message:
+    """Return what is to announce a message; Flower would take its content out, and `packed` has done so."""
+    return head
 
 
 def not_let_in(code: int, message: str) -> NoReturn:

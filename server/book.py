@@ -17,6 +17,7 @@ Order: checkpoint of round r, its metrics, the tasks of round r + 1, the line of
 After a kill, lines of rounds that no checkpoint holds are dropped and made again.
 """
 
+import logging
 import math
 import os
 import secrets
@@ -41,6 +42,7 @@ from strategies.base import State
 Watch = Callable[[int, SiteRound | Round], None]
 """Told, with the round's number, of every site heard and every round ended: a progress bar."""
 
+log = logging.getLogger("consilium.run")
 
 STRIKES = 3
 
@@ -59,6 +61,7 @@ class Book:
         self._best = -math.inf
         self.set_aside: set[str] = set()
         self._failures: Counter[str] = Counter()
+        self._spent = {(r.number, site.site) for r in record.rounds for site in r.sites if _is_spent(site)}
         self._note_all(record.rounds)
 
     @property
@@ -68,8 +71,7 @@ class Book:
 
     def spent(self, since: int) -> set[str]:
         """Return the sites that have no budget left for the stage that began with round `since`."""
-        asked = (site for ended in self.record.rounds if ended.number >= since for site in ended.sites)
-        return {site.site for site in asked if site.status == "spent"}
+        return {site for number, site in self._spent if number >= since}
 
     def checkpoint(self, number: int, state: State) -> None:
         """Write the state after round `number`, durably; only then does the tracker hear of that round."""
@@ -79,6 +81,8 @@ class Book:
 
     def heard(self, number: int, site: SiteRound) -> None:
         """Note what became of one site's task."""
+        if _is_spent(site):
+            self._spent.add((number, site.site))
         self._watch(number, site)
 
     def release(self) -> int:
@@ -108,6 +112,11 @@ class Book:
     def conclude(self, subsets: Mapping[str, Mapping[str, Scores]]) -> None:
         """Note the held-out scores of the final parameters: site -> subset -> scores."""
         self.record = replace(self.record, subsets=subsets)
+
+    def end_early(self, why: str) -> None:
+        """Note why a run is finished before its last round."""
+        log.warning("ended after round %d of %d: %s", self.rounds_done, self._recipe.all_rounds, why)
+        self.record = replace(self.record, early=why)
 
     def finish(self, status: str) -> None:
         """Write the whole record and the report, and close the tracking run."""
@@ -145,6 +154,10 @@ class Book:
             return -math.inf
         score = mean_over_sites(ended.scores, select)
         return -math.inf if math.isnan(score) else goodness(select, score)
+
+
+def _is_spent(site: SiteRound) -> bool:
+    return site.status == "spent"
 
 
 def flatten(state: State) -> Vectors:

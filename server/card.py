@@ -97,6 +97,7 @@ def _model(record: RunRecord, recipe: Recipe) -> Chapter:
         ("code", record.environment.get("commit", "commit not known")),
         ("started", record.started),
         ("state", f"{record.status}, {len(record.rounds)} of {recipe.all_rounds} rounds"),
+        *([("ended early", record.early)] if record.early else []),
         ("network", recipe.model.name),
         ("strategy", recipe.strategy.name),
         ("inputs", ", ".join(f"{name} ({each.kind})" for name, each in recipe.modalities.items())),

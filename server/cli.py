@@ -171,6 +171,8 @@ def _facts(record: RunRecord, recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "status", _status(record)
     yield "started", record.started
     yield "rounds", f"{len(record.rounds)} of {recipe.all_rounds}"
+    if record.early:
+        yield "ended early", record.early
     yield "strategy, model", f"{recipe.strategy.name}, {recipe.model.name}"
     yield "modalities", ", ".join(recipe.modalities)
     yield "epsilon, most at a site", _spent(record)

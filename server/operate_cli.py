@@ -130,6 +130,8 @@ def standing(folder: Path) -> Iterator[str]:
     wanted, last, record = read_wanted(folder), read_submission(folder), record_of(folder)
     total = parse_cached((folder / "recipe.yaml").read_text(encoding="utf-8")).all_rounds
     yield f"{folder.name}: {_word(folder)}, {len(record.rounds) if record else 0} of {total} rounds"
+    if record and record.early:
+        yield f"  ended early: {record.early}"
     if last is not None and last.why and status_of(folder) != "finished":
         again = "" if is_over(folder, last) or not wanted.going else "; it is tried again"
         yield f"  last ended because: {last.why}{again}"

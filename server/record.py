@@ -79,7 +79,10 @@ class SiteSummary:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A whole run. `subsets`: site -> subset ('flair+t1') -> scores on its test cases."""
+    """A whole run. `subsets`: site -> subset ('flair+t1') -> scores on its test cases.
+
+    `early`: why it is finished before its last round.
+    """
 
     run: str
     recipe: str  # canonical YAML text
@@ -89,6 +92,7 @@ class RunRecord:
     subsets: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     status: str = "running"  # running | finished | stopped | failed
+    early: str = ""
 
 
 def to_json(record: RunRecord) -> str:
@@ -164,6 +168,7 @@ def _record(plain: Any) -> RunRecord:
         subsets={site: _by_name(_scores)(scores) for site, scores in plain["subsets"].items()},
         environment=_by_name(str)(plain["environment"]),
         status=str(plain["status"]),
+        early=str(plain.get("early", "")),
     )
 
 

@@ -130,6 +130,7 @@ def _head(record: RunRecord, recipe: Recipe, metric: str) -> Markup:
         "header",
         tag("h1", recipe.name, badge),
         tag("p", record.run, class_="run"),
+        *([tag("p", tag("b", "Ended early. "), record.early, class_="callout")] if record.early else []),
         tag("div", *(_tile(*tile) for tile in _tiles(record, recipe, metric)), class_="tiles"),
         table((), facts, class_="words"),
         tag("details", tag("summary", "the whole recipe"), tag("pre", record.recipe)),

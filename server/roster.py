@@ -30,7 +30,7 @@ class Member:
 
 def choose(recipe: Recipe, members: Collection[Member], out: Collection[str], number: int) -> list[Member]:
     """Return the members to train in round `number`, in name order."""
-    able = [m for m in members if m.owned and m.site not in out and _trains(recipe, m.site)]
+    able = able_to_train(recipe, members, out)
     wanted = max(recipe.roster.quorum, math.ceil(recipe.roster.fraction * len(able)))
     if len(able) < recipe.roster.quorum:
         msg = (
@@ -41,6 +41,11 @@ def choose(recipe: Recipe, members: Collection[Member], out: Collection[str], nu
         raise QuorumError(msg)
     drawn = sorted(able, key=lambda m: hashlib.sha256(f"{recipe.seed}/{number}/{m.site}".encode()).digest())
     return sorted(drawn[:wanted], key=lambda m: m.site)
+
+
+def able_to_train(recipe: Recipe, members: Collection[Member], out: Collection[str]) -> list[Member]:
+    """Return the members that a round may ask: the recipe wants them to train, and nothing keeps them out."""
+    return [m for m in members if m.owned and m.site not in out and _trains(recipe, m.site)]
 
 
 def _trains(recipe: Recipe, site: str) -> bool:

@@ -28,7 +28,7 @@ from protocol.update import Update
 from server.admission import check, numbers, scores
 from server.book import Book
 from server.record import Round, Scores, SiteRound
-from server.roster import Member, choose
+from server.roster import Member, able_to_train, choose
 from server.secure import SecureRound
 from server.wire import Arrival, Wire
 from server.witness import Witness
@@ -86,32 +86,57 @@ class Heard:
 
 
 def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
-    """Take the run from where `book` stands to the last round of the plan's stage."""
-    recipe, stage = plan.recipe, plan.stage
-    state = replace(state, layout=Flat(build_model(recipe), plan.strategy.local.private).layout)
-    for number in range(book.rounds_done + 1, stage.last + 1):
-        roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
-        clock = Clock()
-        if number > stage.first or number == 1:  # between stages stands the end of the one before
-            book.checkpoint(number - 1, state)
-        clock.lap("checkpoint")
-        tasks = [(member, train_task(plan, state, member, number)) for member in roster]
-        heard = Heard()
-        if recipe.secure.enabled:
-            secure = SecureRound(recipe, tasks, wire, plan.known(), state.spare["secure"])
-            updates = secured(secure, book, heard)
-        else:
-            arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
-            updates = admitted(plan, tasks, arrivals, book, heard)
-        releases = book.release() if plan.strategy.promise is not None else 0
-        state = plan.strategy.step(state, updates)
-        clock.lap("train")
-        found = validate(plan, wire, state, number) if _scored(stage, number) else {}
-        clock.lap("evaluate")
-        sites = tuple(heard.sites)
-        book.round(Round(number, sites, clock.seconds, heard.norm(), found, releases), state)
-    book.checkpoint(stage.last, state)
+    """Take the run from where `book` stands to the last round of the plan's stage.
+
+    The run's last stage ends earlier where no quorum has budget left: what was learned counts.
+    """
+    layout = Flat(build_model(plan.recipe), plan.strategy.local.private).layout
+    state = replace(state, layout=layout)
+    try:
+        for number in range(book.rounds_done + 1, plan.stage.last + 1):
+            state = one_round(plan, wire, state, book, number)
+    except QuorumError as error:
+        if not _out_of_budget(plan, book):
+            raise
+        book.end_early(f"the sites' privacy budgets are spent: {error}")
+    book.checkpoint(book.rounds_done, state)
     return state
+
+
+def one_round(plan: Plan, wire: Wire, state: State, book: Book, number: int) -> State:
+    """Ask, admit, aggregate, evaluate and write down; `QuorumError` before anything of it changes `state`."""
+    recipe, stage = plan.recipe, plan.stage
+    roster = choose(recipe, plan.members, book.spent(stage.first) | book.set_aside, number)
+    clock = Clock()
+    if number > stage.first or number == 1:  # between stages stands the end of the one before
+        book.checkpoint(number - 1, state)
+    clock.lap("checkpoint")
+    tasks = [(member, train_task(plan, state, member, number)) for member in roster]
+    heard = Heard()
+    if recipe.secure.enabled:
+        secure = SecureRound(recipe, tasks, wire, plan.known(), state.spare["secure"])
+        updates = secured(secure, book, heard)
+    else:
+        arrivals = wire.ask([(m.site, t) for m, t in tasks], recipe.roster.deadline_s)
+        updates = admitted(plan, tasks, arrivals, book, heard)
+    releases = book.release() if plan.strategy.promise is not None else 0
+    state = plan.strategy.step(state, updates)
+    clock.lap("train")
+    found = validate(plan, wire, state, number) if _scored(stage, number) else {}
+    clock.lap("evaluate")
+    sites = tuple(heard.sites)
+    book.round(Round(number, sites, clock.seconds, heard.norm(), found, releases), state)
+    return state
+
+
+def _out_of_budget(plan: Plan, book: Book) -> bool:
+    """Say whether the last stage has rounds to show, and spent budgets alone keep it from another one."""
+    stage, quorum = plan.stage, plan.recipe.roster.quorum
+    begun = not stage.name and book.rounds_done >= stage.first
+    spent = book.spent(stage.first)
+    able = len(able_to_train(plan.recipe, plan.members, book.set_aside))
+    left = len(able_to_train(plan.recipe, plan.members, book.set_aside | spent))
+    return begun and left < quorum <= able
 
 
 def admitted(

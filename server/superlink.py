@@ -1,24 +1,34 @@
-"""Flower's SuperLink with three things changed, in its process and not in its files.
+"""Flower's SuperLink with four things changed, in its process and not in its files.
 
 Its database    SQLite gives up on a locked database after 5 s, too soon for a 100 MB model: here after 120.
                 Its pages are large, since what is stored are chunks of models; it has no memory of its own
-                beside the kernel's, of which every connection would have 64 MB and all 256 MB.
+                beside the kernel's, of which every connection would have 64 MB and all 256 MB. What is
+                written is short (`server.store`).
 Its doors       one port carries the sites' API, the one that starts runs, and the executors'; the last
                 two have no login. Other machines reach only the first.
 Its corridor    each request passes nine layers, of which most look at its path and let it pass: here a layer
                 is passed only where it has something to do. And each layer takes a request's body in
                 pieces of 64 kB, with a task for each: here the body goes through as one, up to a limit.
+Its silence     who asks for messages where there is none is told so at once, and asks again and again: here
+                the answer waits for a message, two seconds at most.
 
     python -m server.superlink ARGUMENT...      as `flower-superlink` takes them
 """
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
+from http import HTTPStatus
 from ipaddress import ip_address
 from types import ModuleType
 from typing import Any
 
+from flwr.proto.fleet_pb2 import PullMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.server.superlink.linkstate import linkstate_factory
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
+from flwr.supercore.object_store import object_store_factory
 from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink import extensions
 from flwr.superlink import main as flower
@@ -26,9 +36,12 @@ from flwr.superlink.cli import flower_superlink
 from flwr.superlink.routers.control import middlewares as control
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from google.protobuf.message import DecodeError
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.store import PieceStore, ShortState
 
 PRAGMAS = {
     "page_size": "32768",  # first: it counts only while the database is empty
@@ -39,7 +52,11 @@ PRAGMAS = {
 }
 MOST_BYTES = 64_000_000
 """Of one request; a chunk of a model is 5 MB, a bundle at most 10."""
+HELD_S = 2.0
+"""How long an answer waits for a message: less than Flower's clients wait for an answer (5 s)."""
 FOR_SITES, FOR_RUNS, FOR_APPS = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
+APPS = 0
+"""Who waits for replies; no site has this number."""
 CONCERNS: dict[object, str] = {
     control.ControlSensitiveResponseMiddleware: FOR_RUNS,
     control.ControlAuthenticationMiddleware: FOR_RUNS,
@@ -79,12 +96,51 @@ class Whole:
         elif (body := await _taken_in(receive)) is None:
             await PlainTextResponse("too long", status_code=413)(scope, receive, send)
         else:
-            coming = iter([{"type": "http.request", "body": body, "more_body": False}])
+            await self._app(
+                scope, _first({"type": "http.request", "body": body, "more_body": False}, receive), send
+            )
 
-            async def received() -> Message:
-                return next(coming, None) or await receive()
 
-            await self._app(scope, received, send)
+class Awaited:
+    """Hold an answer that has no message until there is one.
+
+    A message is announced to whom it is for; a reply to all server applications, of which each then asks for
+    its own. An asker that has hung up is not asked for again: it would be given what it never gets.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._news: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, once more if there is news for whoever asks."""
+        path = scope.get("path", "")
+        if not path.endswith(("/pull-messages", "/push-messages")):
+            await self._app(scope, receive, send)
+            return
+        asked = await receive()
+        who = _concerned(path, asked.get("body", b""))
+        if path.endswith("/push-messages"):
+            await self._app(scope, _first(asked, receive), send)
+            for each in who:
+                self._news.pop(each, asyncio.Event()).set()
+        else:
+            await self._answer(scope, asked, receive, send, self._news[who[0]] if who else asyncio.Event())
+
+    async def _answer(
+        self, scope: Scope, asked: Message, receive: Receive, send: Send, news: asyncio.Event
+    ) -> None:
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        await self._app(scope, _first(asked, receive), keep)
+        if _says_nothing(answer) and await _came(news, receive):
+            await self._app(scope, _first(asked, receive), send)
+            return
+        for message in answer:
+            await send(message)
 
 
 class Only:
@@ -113,7 +169,9 @@ def changes() -> list[tuple[ModuleType, str, object]]:
     pragmas = (*PRAGMAS.items(), *(each for each in SQLITE_PRAGMAS if each[0] not in PRAGMAS))
     return [
         (sql_mixin, "SQLITE_PRAGMAS", pragmas),
-        (extensions, "get_middleware", lambda: (Middleware(Doors), Middleware(Whole))),
+        (object_store_factory, "SqlObjectStore", PieceStore),
+        (linkstate_factory, "SqlLinkState", ShortState),
+        (extensions, "get_middleware", lambda: (Middleware(Doors), Middleware(Whole), Middleware(Awaited))),
         (flower, "_get_middleware", lambda: straight(layers())),
     ]
 
@@ -123,6 +181,43 @@ def main() -> None:
     for module, name, value in changes():
         vars(module)[name] = value
     flower_superlink()
+
+
+def _first(message: Message, receive: Receive) -> Receive:
+    coming = iter([message])
+
+    async def received() -> Message:
+        return next(coming, None) or await receive()
+
+    return received
+
+
+def _concerned(path: str, body: bytes) -> list[int]:
+    """Return who asks for messages, or for whom they are; nobody where the body is none of Flower's."""
+    try:
+        if path == f"{FOR_SITES}pull-messages":
+            return [PullMessagesRequest.FromString(body).node.node_id]
+        if path == f"{FOR_APPS}push-messages":
+            pushed = PushAppMessagesRequest.FromString(body).messages_list
+            return [each.metadata.dst_node_id for each in pushed]
+    except DecodeError:
+        return []
+    return [APPS]
+
+
+def _says_nothing(answer: Sequence[Message]) -> bool:
+    """Say whether an answer is Flower's to who asks for messages where there is none."""
+    found = answer[0].get("status") == HTTPStatus.OK if answer else False
+    return found and not any(message.get("body") for message in answer)
+
+
+async def _came(news: asyncio.Event, receive: Receive) -> bool:
+    """Wait for news; False where it is late, or where nobody waits any more."""
+    told, gone = asyncio.ensure_future(news.wait()), asyncio.ensure_future(receive())
+    done, waiting = await asyncio.wait({told, gone}, timeout=HELD_S, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return told in done and gone not in done
 
 
 async def _taken_in(receive: Receive) -> bytes | None:

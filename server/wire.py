@@ -145,6 +145,7 @@ class Wire:
         began = time.monotonic()
         looks = began + LOOK_S
         while True:
+            asked = time.monotonic()
             for message in self._grid.pull_messages([sent.message]):
                 return message
             now = time.monotonic()
@@ -154,7 +155,7 @@ class Wire:
                 looks = now + LOOK_S
                 if self._connected().get(sent.node, sent.since) != sent.since:
                     return None
-            time.sleep(pause(now - began, LONGEST_POLL_S))
+            time.sleep(pause(now - began, LONGEST_POLL_S, now - asked))
 
     def _drop_late(self) -> None:
         """Take what came after its deadline off the link, and leave it at that."""

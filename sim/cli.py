@@ -95,6 +95,8 @@ def follow(folder: Path, recipe: Recipe) -> None:
         console.print(f"stopped; nothing is lost: consilium run resume {folder.name} --out {folder.parent}")
         raise
     record = read_record(folder)
+    if record.early:
+        console.print(f"ended early: {record.early}")
     console.print(subset_table(record, recipe))
     report = write_report(folder, overlays(folder, recipe))
     console.print(f"report: {report}")

@@ -1,5 +1,6 @@
 """The last look: nothing leaves that the site does not own, and no number that nobody thought of."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client import app
-from client.egress import AROUND, VALUES, leave, release, statement
+from client.egress import AROUND, VALUES, leave, release, statement, without_paths
 from client.home import HOSPITAL
 from client.policy import OPEN, Leaves, Policy, parse_policy
 from client.site import Site
@@ -29,6 +30,20 @@ OWNED = {"shared": 5, "modality:flair": 3}
 def _update(*groups: str, counts: dict[str, int] | None = None) -> Update:
     deltas = {group: torch.ones(2) for group in groups}
     return Update(deltas, counts or {g: OWNED.get(g, 1) for g in groups}, 1.0)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\n", codec="utf-8"), min_size=1), min_size=1))
+def test_no_folder_of_a_site_leaves_in_an_errors_words(names: list[str]) -> None:
+    """Nothing between the slashes stays, whatever stands there but what ends a path in our sentences."""
+    path = "/".join(["", *(re.sub(": |; ", "_", name) for name in names)])
+    told = without_paths(f"{path}: cannot be read: make it readable")
+    assert told == "<path>: cannot be read: make it readable"
+
+
+def test_what_is_no_path_leaves_as_it_is() -> None:
+    told = "1/2 of modality:t1/2 at https://mlflow.example/x; see data.name and T1w/T2w"
+    assert without_paths(told) == told
+    assert without_paths("~/scans (old)/O'Hara, Jo: no room; ask") == "<path>: no room; ask"
 
 
 def test_what_is_owned_passes_untouched() -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from client import training
-from client.app import ANSWERS
+from client import app, training
+from client.app import ANSWERS, Answer
 from client.settings import Settings
 from client.site import Site
 from client.training import train as honest_train
 from models.catalogue import build_model, build_objectives
 from models.objectives import total_loss
 from protocol.claim import claim
-from protocol.errors import CheckpointError, DataError, QuorumError, SettingsError
+from protocol.errors import BudgetError, CheckpointError, DataError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Evaluation, Part, Privacy, Recipe, Roster, Training
 from protocol.update import Vectors
-from server import checkpoint
+from server import checkpoint, rounds
 from server.app import LOG, logged, member_of, note
 from server.book import unflatten
 from server.record import CONDUCTOR, Round, SiteRound, read_record
@@ -227,6 +227,19 @@ def test_a_strangers_message_stays_at_the_site(
     assert south.reason == "ValueError: the site's own log says more"
 
 
+def test_an_errors_paths_stay_at_the_site(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(ANSWERS, "train", _breaks("south", SettingsError("/pacs/Doe, Jane/key: unreadable")))
+    record = federation.run(recipe(rounds=1))
+    (south,) = (s for s in record.rounds[0].sites if s.site == "south")
+    assert south.reason == "SettingsError: <path>: unreadable"
+    assert "Jane" in caplog.text
+    monkeypatch.setattr(app, "without_paths", str)
+    (south, *_) = (s for s in federation.run(recipe(rounds=1), "mutant").rounds[0].sites if s.site == "south")
+    assert "Jane" in south.reason
+
+
 def test_below_quorum_the_run_stops_where_it_can_go_on(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +256,61 @@ def test_below_quorum_the_run_stops_where_it_can_go_on(
     monkeypatch.setitem(ANSWERS, "train", honest_train)
     federation.run(whole, "broken")
     assert _same(_final(federation, "straight"), _final(federation, "broken"))
+
+
+def _spends_out(after: int, *sites: str) -> Answer:
+    def train(site: Site, task: Task) -> Reply:
+        if task.round > after and site.settings.site in sites:
+            raise BudgetError("over")
+        return honest_train(site, task)
+
+    return train
+
+
+def test_a_run_whose_sites_have_spent_their_budgets_is_finished_with_what_was_learned(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = federation.run(recipe(rounds=2, evaluation=Evaluation()), "short")
+    monkeypatch.setitem(ANSWERS, "train", _spends_out(2, "north", "south"))
+    record = federation.run(recipe(rounds=5, roster=Roster(quorum=2), evaluation=Evaluation()), "spent")
+    assert (record.status, len(record.rounds)) == ("finished", 2)
+    assert record.early.startswith("the sites' privacy budgets are spent: 1 updates accepted, quorum is 2")
+    assert _same(_final(federation, "short"), _final(federation, "spent"))
+    assert record.subsets == short.subsets
+    for told in ("report.html", "model-card.md"):
+        assert "budgets are spent" in (federation.folder / "spent" / told).read_text()
+
+
+@pytest.mark.parametrize(("after", "spent", "broken"), [(0, SITES, ()), (1, ("north",), ("south", "west"))])
+def test_a_run_with_nothing_to_show_or_with_sites_that_fail_has_failed(
+    federation: Federation,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    spent: tuple[str, ...],
+    broken: tuple[str, ...],
+) -> None:
+    spends = _spends_out(after, *spent)
+
+    def train(site: Site, task: Task) -> Reply:
+        if task.round > after and site.settings.site in broken:
+            raise DataError("disk unplugged")
+        return spends(site, task)
+
+    monkeypatch.setitem(ANSWERS, "train", train)
+    with pytest.raises(QuorumError):
+        federation.run(recipe(roster=Roster(quorum=2)))
+    assert read_record(federation.folder / "run").status == "failed"
+
+
+def test_a_run_that_lacks_a_quorum_for_another_reason_is_not_called_spent(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: whatever the reason, the run is finished."""
+    monkeypatch.setattr(rounds, "_out_of_budget", lambda plan, book: True)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_run_with_nothing_to_show_or_with_sites_that_fail_has_failed(
+            federation, monkeypatch, 1, ("north",), ("south", "west")
+        )
 
 
 def test_a_poisoned_update_is_refused_and_the_others_count(

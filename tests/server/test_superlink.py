@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import httpx
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.message_pb2 import Message as Announced
+from flwr.proto.message_pb2 import Metadata
 from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
@@ -20,12 +23,12 @@ from flwr.superlink import main as flower
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import superlink
-from server.superlink import CONCERNS, PRAGMAS, Doors, Only, Whole, changes, straight
+from server.superlink import CONCERNS, PRAGMAS, Awaited, Doors, Only, Whole, changes, straight
 from tests.serving import serving
 
 PATHS = ("/v1/fleet/pull-messages", "/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/")
@@ -151,3 +154,94 @@ def test_a_body_beyond_the_limit_is_refused_before_anybody_looks_at_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert _echo(10**6, monkeypatch, 10**6 + 1) == ("too long", 0)
+
+
+class Mailbox:
+    """An application like Flower's: what is pushed for a number is there when that number asks."""
+
+    def __init__(self) -> None:
+        self.letters: list[int] = []
+        self.asked = asyncio.Event()
+        self.looks = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, found = (await receive())["body"], b""
+        if scope["path"] == PUSH:
+            pushed = PushAppMessagesRequest.FromString(body).messages_list
+            self.letters += [message.metadata.dst_node_id for message in pushed]
+        else:
+            self.looks += 1
+            self.asked.set()
+            number = PullMessagesRequest.FromString(body).node.node_id
+            if number in self.letters:
+                self.letters.remove(number)
+                found = b"a message"
+        await Response(found)(scope, receive, send)
+
+
+PULL, PUSH = "/v1/fleet/pull-messages", "/v1/runtime/push-messages"
+
+
+def _asks(number: int) -> bytes:
+    return PullMessagesRequest(node=Node(node_id=number)).SerializeToString()
+
+
+def _letter(number: int) -> bytes:
+    return PushAppMessagesRequest(
+        messages_list=[Announced(metadata=Metadata(dst_node_id=number))]
+    ).SerializeToString()
+
+
+async def _waited(app: ASGIApp, box: Mailbox, letter: int) -> list[str]:
+    """What node 3 is answered, where a letter comes after it has asked."""
+    asking = asyncio.ensure_future(_answers(app, [("POST", PULL, _asks(3))]))
+    await box.asked.wait()
+    await _answers(app, [("POST", PUSH, _letter(letter))])
+    return await asking
+
+
+@pytest.mark.parametrize(("letter", "answer", "looks"), [(3, "200 a message", 2), (4, "200 ", 1)])
+def test_who_asks_is_answered_when_there_is_a_message_for_them(
+    monkeypatch: pytest.MonkeyPatch, letter: int, answer: str, looks: int
+) -> None:
+    monkeypatch.setattr(superlink, "HELD_S", 60.0 if letter == 3 else 0.05)
+    box = Mailbox()
+    assert asyncio.run(_waited(Whole(Awaited(box)), box, letter)) == [answer]
+    assert box.looks == looks
+
+
+def test_a_message_is_not_given_to_who_has_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be delivered to nobody, and its sender would wait."""
+    monkeypatch.setattr(superlink, "HELD_S", 60.0)
+    box = Mailbox()
+
+    async def hang_up() -> None:
+        app, sent = Awaited(box), list[object]()
+        gone, coming = asyncio.Event(), iter([{"type": "http.request", "body": _asks(3)}])
+
+        async def receive() -> dict[str, object]:
+            if (first := next(coming, None)) is not None:
+                return first
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: object) -> None:
+            sent.append(message)
+
+        scope: Any = {"type": "http", "path": PULL, "method": "POST", "headers": []}
+        asking = asyncio.ensure_future(app(scope, receive, send))
+        await box.asked.wait()
+        gone.set()
+        await asking
+        await _answers(app, [("POST", PUSH, _letter(3))])
+
+    asyncio.run(hang_up())
+    assert (box.letters, box.looks) == ([3], 1)
+
+
+def test_what_is_no_question_of_flowers_is_passed_on_as_it_came() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response((await receive())["body"])(scope, receive, send)
+
+    asked = [("POST", path, b"\xff nonsense") for path in (PULL, PUSH)]
+    assert asyncio.run(_answers(Awaited(echo), asked)) == ["200 \ufffd nonsense"] * 2
