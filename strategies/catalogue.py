@@ -5,6 +5,7 @@ from collections.abc import Callable
 from strategies.base import Strategy
 from strategies.ditto import ditto
 from strategies.dp_fedavg import dp_fedavg
+from strategies.fedamm import fedamm
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
@@ -30,6 +31,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "dp_fedavg": dp_fedavg,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
+    "fedamm": fedamm,
     "fedavg": fedavg,
     "fedavgm": fedavgm,
     "fedbn": fedbn,

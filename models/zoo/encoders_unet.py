@@ -47,15 +47,22 @@ class EncodersUNet(MultiModal):
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits."""
-        image = seen[self.images[0]].x
-        levels = {
+        return self.read(self.levels(seen), seen)
+
+    def levels(self, seen: Mapping[str, Seen]) -> dict[str, list[Tensor]]:
+        """Return the encoders' maps, finest first, of every image that anybody has."""
+        return {
             name: self.encoders[modality_group(name)](padded(seen[name].x, self.plan))
             for name in self.images
             if seen[name].anybody
         }
+
+    def read(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> dict[str, Tensor]:
+        """Return head -> logits, from what the encoders have found."""
+        image = seen[self.images[0]].x
         outputs: dict[str, Tensor] = {}
         if self.decoder is not None:
-            decoded = self.decoder(self._fused(levels, seen))
+            decoded = self.decoder(self.fused(levels, seen))
             outputs |= predictions(self.maps, cropped(decoded, image))
         if self.vectors:
             vectors = {n: pooled(each[-1]) for n, each in levels.items()} | encoded(self.tables, seen)
@@ -63,7 +70,8 @@ class EncodersUNet(MultiModal):
             outputs |= predictions(self.vectors, fused)
         return outputs
 
-    def _fused(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> list[Tensor]:
+    def fused(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> list[Tensor]:
+        """Return the mean of what is present at each scale, finest first."""
         image = padded(seen[self.images[0]].x, self.plan)
         fused: list[Tensor] = []
         for level, channels in enumerate(self.plan.channels):

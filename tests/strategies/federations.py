@@ -17,6 +17,9 @@ SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
 KERNEL = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("bias", (2,), 4))})
 """Two filters in `shared`: the numbers 0, 1, 4 and the numbers 2, 3, 5."""
 
+PROTOTYPE = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("prototypes.taught_by_flair.w", (2,), 4))})
+"""The last two numbers of `shared` are FLAIR's."""
+
 QUIET = {"dp_fedavg": {"unit": "site", "noise_multiplier": 0.0}}
 """Options that a strategy needs to be a function of its updates."""
 

@@ -186,6 +186,7 @@ def alive(size: int) -> int:
         ("trimmed_mean", {"trim": 0.5}, "strategy.trim"),
         ("krum", {"m": 0}, "strategy.m"),
         ("modality_balanced", {"balance": 1.1}, "strategy.balance"),
+        ("fedamm", {"balance": -0.1}, "strategy.balance"),
         ("fedmepd", {"patience": 0}, "strategy.patience"),
         ("fedmsplit", {"temperature": 0.0}, "strategy.temperature"),
         ("median", {"trim": 0.1}, "strategy.trim"),
@@ -215,6 +216,7 @@ def test_bad_options_are_refused_by_their_path(name: str, options: dict[str, obj
         (lambda: STRATEGIES["trimmed_mean"](trim=0.499), STRATEGIES["median"]),
         (STRATEGIES["scaffold"], STRATEGIES["fedavg"]),
         (lambda: STRATEGIES["modality_balanced"](balance=0.0), STRATEGIES["fedavg"]),
+        (STRATEGIES["fedamm"], STRATEGIES["modality_balanced"]),
         (lambda: STRATEGIES["fedmepd"](patience=10), STRATEGIES["fedavg"]),
     ],
 )

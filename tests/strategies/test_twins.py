@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 from tests.strategies import twins
-from tests.strategies.federations import QUIET, Federation, federations, laid_out, stream
+from tests.strategies.federations import PROTOTYPE, QUIET, Federation, federations, laid_out, stream
 
 ADAPTIVE = {"server_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 1e-2}
 AVERAGED = ("fedprox", "fedbn", "fedper", "ditto", "local", "modality_distillation", "t3_merge")
@@ -19,6 +19,7 @@ PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "zero_fill": (STRATEGIES["fedavg"](weights="zero_fill"), twins.zero_fill),
     "modality_balanced": (STRATEGIES["modality_balanced"](), twins.modality_balanced),
     "half_balanced": (STRATEGIES["modality_balanced"](balance=0.5), twins.half_balanced),
+    "fedamm": (laid_out(STRATEGIES["fedamm"](), PROTOTYPE), twins.fedamm),
     "fedmepd": (laid_out(STRATEGIES["fedmepd"](patience=1)), twins.fedmepd),
     "fedmsplit": (STRATEGIES["fedmsplit"](), twins.fedmsplit),
     "fedavgm": (STRATEGIES["fedavgm"](momentum=0.9, server_rate=0.5), twins.fedavgm),
@@ -78,6 +79,7 @@ def test_strategy_is_its_twin(name: str, federation: Federation) -> None:
         ("median", twins.uniform),
         ("modality_balanced", twins.fedavg),
         ("modality_balanced", twins.half_balanced),
+        ("fedamm", twins.modality_balanced),
         ("fedmepd", twins.fedavg),
         ("fedmsplit", twins.uniform),
     ],

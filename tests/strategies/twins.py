@@ -85,6 +85,18 @@ def half_balanced(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     modality_balanced(x, memory, updates, 0.5)
 
 
+def fedamm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With `federations.PROTOTYPE`: numbers 4 and 5 of `shared` by owners of FLAIR, site by site."""
+    before, flair = x["shared"][4:].copy(), "modality:flair"
+    modality_balanced(x, memory, updates)
+    moved, cases = np.zeros(2), 0.0
+    for delta, n, u in owners(updates, "shared"):
+        held = [count for m, count in u.counts.items() if m.startswith("modality:")]
+        part = n * u.counts.get(flair, 0) / max(sum(held), 1)
+        moved, cases = moved + part * delta[4:], cases + part
+    x["shared"][4:] = before + moved / (cases or 1)
+
+
 def fedavgm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     for g in x:
         mean = owner_mean(updates, g)
