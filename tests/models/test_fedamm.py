@@ -1,4 +1,4 @@
-"""Prototypes: where they come to rest, whom they draw, and what a hospital learns of what it does not have."""
+"""Prototypes: where they rest, whom they draw, and what a hospital learns of what it does not have."""
 
 from collections.abc import Callable
 from dataclasses import replace
