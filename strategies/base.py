@@ -149,7 +149,8 @@ class Strategy:
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`. `promise`
     is what the parameters after each step hide, if the strategy noises them. `model_for(state, site)`
-    is what a site is sent: the parameters, unless a strategy keeps a model for each site.
+    is what a site is sent: the parameters, unless a strategy keeps a model for each site. `needs` names
+    sites without which it learns nothing.
     """
 
     init: Callable[[Vectors], State]
@@ -158,6 +159,7 @@ class Strategy:
     local: Local = field(default_factory=Local)
     promise: Promise | None = None
     model_for: Callable[[State, str], Vectors] = _common
+    needs: tuple[str, ...] = ()
 
 
 def initial(parameters: Vectors, *names: str) -> State:

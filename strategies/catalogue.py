@@ -9,6 +9,7 @@ from strategies.fedamm import fedamm
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
+from strategies.fedmema import fedmema
 from strategies.fedmepd import fedmepd
 from strategies.fedmsplit import fedmsplit
 from strategies.fednova import fednova
@@ -35,6 +36,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "fedavg": fedavg,
     "fedavgm": fedavgm,
     "fedbn": fedbn,
+    "fedmema": fedmema,
     "fedmepd": fedmepd,
     "fedmsplit": fedmsplit,
     "fednova": fednova,

@@ -25,10 +25,8 @@ from torch import Tensor
 from protocol.groups import Slot, modality_group
 from protocol.recipe import Count
 from protocol.update import Update, Vectors
-from strategies.base import State, Strategy, initial, sender
-
-Sent = dict[str, tuple[Tensor, int]]
-"""Site -> (how it moved a group `(size,)`, its cases of it)."""
+from strategies.base import State, Strategy, initial
+from strategies.owners import Sent, by_group
 
 _ENCODER = modality_group("")
 
@@ -37,7 +35,7 @@ def fedmepd(*, patience: Count = 3) -> Strategy:
     """FedAvg, less the filters that a site has pulled against all others in `patience` rounds running."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        for group, sent in _by_group(updates).items():
+        for group, sent in by_group(updates).items():
             common = state.parameters[group]
             whole = torch.full_like(common, patience)
             left = {site: state.memory.get(_patience(site), {}).get(group, whole) for site in sent}
@@ -98,15 +96,6 @@ def judged(left: Tensor, agreed: Tensor, whole: Tensor) -> Tensor:
     """Return the patience that is left after a round; where there was none, there is none."""
     after = torch.where(agreed < 0, left - 1, torch.where(agreed > 0, whole, left))
     return torch.where(left > 0, after, left)
-
-
-def _by_group(updates: Iterable[Update]) -> dict[str, Sent]:
-    found: dict[str, Sent] = {}
-    for update in updates:
-        for group, delta in update.deltas.items():
-            if update.counts[group]:
-                found.setdefault(group, {})[sender(update)] = delta.clone(), update.counts[group]
-    return found
 
 
 def _own(site: str) -> str:

@@ -47,7 +47,8 @@ class EncodersUNet(MultiModal):
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits."""
-        return self.read(self.levels(seen), seen)
+        levels = self.levels(seen)
+        return self.read(levels, self.fused(levels, seen), seen)
 
     def levels(self, seen: Mapping[str, Seen]) -> dict[str, list[Tensor]]:
         """Return the encoders' maps, finest first, of every image that anybody has."""
@@ -57,17 +58,19 @@ class EncodersUNet(MultiModal):
             if seen[name].anybody
         }
 
-    def read(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> dict[str, Tensor]:
-        """Return head -> logits, from what the encoders have found."""
+    def read(
+        self, levels: Mapping[str, list[Tensor]], fused: list[Tensor], seen: Mapping[str, Seen]
+    ) -> dict[str, Tensor]:
+        """Return head -> logits: outlines from what is `fused`, others from each encoder's last map."""
         image = seen[self.images[0]].x
         outputs: dict[str, Tensor] = {}
         if self.decoder is not None:
-            decoded = self.decoder(self.fused(levels, seen))
+            decoded = self.decoder(fused)
             outputs |= predictions(self.maps, cropped(decoded, image))
         if self.vectors:
             vectors = {n: pooled(each[-1]) for n, each in levels.items()} | encoded(self.tables, seen)
-            fused = masked_mean(vectors, seen, (len(image), self.plan.channels[-1]))
-            outputs |= predictions(self.vectors, fused)
+            mean = masked_mean(vectors, seen, (len(image), self.plan.channels[-1]))
+            outputs |= predictions(self.vectors, mean)
         return outputs
 
     def fused(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> list[Tensor]:

@@ -54,7 +54,7 @@ class FedAMM(EncodersUNet):
         """Return head -> logits and pretext -> costs `(B, 1)`, of one pass of the encoders."""
         seen = visible(batch, self.modalities)
         levels = self.levels(seen)
-        outputs = self.read(levels, seen)
+        outputs = self.read(levels, self.fused(levels, seen), seen)
         if not self.prototypes:
             return outputs
         chances = class_chances([outputs[name] for name in self.outlined], self.plan)

@@ -12,15 +12,24 @@ SEGMENTING = (
     "early_fusion_unet",
     "encoders_unet",
     "fedamm",
+    "fedmema",
     "medusa",
     "parallel_unet",
     "parallel_unet_holder",
     "segresnet",
 )
-FUSING = ("encoders_unet", "fedamm", "medusa", "parallel_unet", "parallel_unet_holder")
+FUSING = ("encoders_unet", "fedamm", "fedmema", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")
-PRETEXT = (*OF_IMAGES, "embed_fusion", "fedamm", "modality_moe", "parallel_unet_holder", "prob_bind")
+PRETEXT = (
+    *OF_IMAGES,
+    "embed_fusion",
+    "fedamm",
+    "fedmema",
+    "modality_moe",
+    "parallel_unet_holder",
+    "prob_bind",
+)
 MEASURING = ("embed_fusion", "prob_bind")  # whose pretext has no layer of its own, and reads tables too
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)

@@ -20,7 +20,12 @@ KERNEL = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("bias", (2,), 4))})
 PROTOTYPE = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("prototypes.taught_by_flair.w", (2,), 4))})
 """The last two numbers of `shared` are FLAIR's."""
 
-QUIET = {"dp_fedavg": {"unit": "site", "noise_multiplier": 0.0}}
+ANCHORED = Layout({"head:tumour": (Slot("anchors.w", (1,), 0),)})
+
+QUIET = {
+    "dp_fedavg": {"unit": "site", "noise_multiplier": 0.0},
+    "fedmema": {"server": "site 0"},
+}
 """Options that a strategy needs to be a function of its updates."""
 
 

@@ -19,7 +19,7 @@ from strategies.catalogue import STRATEGIES
 from tests.strategies.federations import SIZES, Federation, copied, failing, federations, made, stream
 
 NAMES = sorted(STRATEGIES)
-GATHERS = {"median", "trimmed_mean", "krum", "geometric_median", "fedmepd", "fedmsplit"}
+GATHERS = {"median", "trimmed_mean", "krum", "geometric_median", "fedmema", "fedmepd", "fedmsplit"}
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
 
@@ -187,6 +187,7 @@ def alive(size: int) -> int:
         ("krum", {"m": 0}, "strategy.m"),
         ("modality_balanced", {"balance": 1.1}, "strategy.balance"),
         ("fedamm", {"balance": -0.1}, "strategy.balance"),
+        ("fedmema", {}, "strategy.server: 'fedmema' needs this option"),
         ("fedmepd", {"patience": 0}, "strategy.patience"),
         ("fedmsplit", {"temperature": 0.0}, "strategy.temperature"),
         ("median", {"trim": 0.1}, "strategy.trim"),

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 from tests.strategies import twins
-from tests.strategies.federations import PROTOTYPE, QUIET, Federation, federations, laid_out, stream
+from tests.strategies.federations import (
+    ANCHORED,
+    PROTOTYPE,
+    QUIET,
+    Federation,
+    federations,
+    laid_out,
+    made,
+    stream,
+)
 
 ADAPTIVE = {"server_rate": 0.3, "beta_1": 0.8, "beta_2": 0.9, "tau": 1e-2}
 AVERAGED = ("fedprox", "fedbn", "fedper", "ditto", "local", "modality_distillation", "t3_merge")
@@ -20,6 +29,7 @@ PAIRS: dict[str, tuple[Strategy, Callable[..., None]]] = {
     "modality_balanced": (STRATEGIES["modality_balanced"](), twins.modality_balanced),
     "half_balanced": (STRATEGIES["modality_balanced"](balance=0.5), twins.half_balanced),
     "fedamm": (laid_out(STRATEGIES["fedamm"](), PROTOTYPE), twins.fedamm),
+    "fedmema": (laid_out(made("fedmema"), ANCHORED), twins.fedmema),
     "fedmepd": (laid_out(STRATEGIES["fedmepd"](patience=1)), twins.fedmepd),
     "fedmsplit": (STRATEGIES["fedmsplit"](), twins.fedmsplit),
     "fedavgm": (STRATEGIES["fedavgm"](momentum=0.9, server_rate=0.5), twins.fedavgm),
@@ -80,6 +90,7 @@ def test_strategy_is_its_twin(name: str, federation: Federation) -> None:
         ("modality_balanced", twins.fedavg),
         ("modality_balanced", twins.half_balanced),
         ("fedamm", twins.modality_balanced),
+        ("fedmema", twins.fedavg),
         ("fedmepd", twins.fedavg),
         ("fedmsplit", twins.uniform),
     ],

@@ -289,3 +289,16 @@ def fedmepd(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
             for delta, _, u in sent:
                 if delta[part] @ move < 0 and not g.startswith("modality:"):
                     memory[f"{sender(u)} {g} {f}"] = np.ones(1)
+
+
+def fedmema(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With `site 0` as the server's, and the anchors of `federations.ANCHORED`."""
+    for g in x:
+        if g.startswith("modality:"):
+            mean = owner_mean(updates, g)
+            x[g] = x[g] if mean is None else x[g] + mean
+            continue
+        ends = {sender(u): memory.get(f"{sender(u)} {g}", x[g]) + delta for delta, _, u in owners(updates, g)}
+        if g != "head:tumour":
+            memory.update({f"{name} {g}": end for name, end in ends.items()})
+        x[g] = ends.get("site 0", x[g])
