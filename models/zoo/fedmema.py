@@ -6,13 +6,13 @@
     network     `encoders_unet`: deepest map of each modality, F their mean
     a_c         anchor: a parameter for each class c, and for none
     anchoring   a case with all images:     F as it is
-                a case that lacks some:     F + W_o softmax((W_q F)^T W_k a / sqrt(D)) W_v a      voxel by voxel
+                a case that lacks some:     F + W_o softmax((W_q F)^T W_k a / sqrt(D)) W_v a    voxel by voxel
     pretext     sum over the classes c, of a case with all images, of |sg(z_c) - a_c|^2 / 2
 
 with z_c the mean of F where the network sees class c, of norm 1 (`models.classes`), and sg what no gradient
 goes into: a_c comes to rest at the mean of z_c over all full cases. Whose say in the anchors counts, and who
-keeps a decoder of its own, is `strategies.fedmema`'s. A hospital without a full case learns from the anchors and
-teaches none.
+keeps a decoder of its own, is `strategies.fedmema`'s. A hospital without a full case learns from the anchors
+and teaches none.
 """
 
 from collections.abc import Mapping
@@ -41,12 +41,11 @@ class FedMEMA(EncodersUNet):
         """Build what `EncodersUNet` builds; with a pretext, anchors and attention to them."""
         super().__init__(modalities, heads, plan)
         self.outlined, classes = classes_of(heads)
-        self.size, learned = plan.channels[-1], pretexts_of(heads)
-        anchors = {
-            head_group(name): nn.ModuleDict({ANCHORS: Learned(classes * self.size)}) for name in learned
-        }
-        self.pretext_of = nn.ModuleDict(anchors)
-        self.attend = Attend(self.size) if learned else None
+        self.size, groups = plan.channels[-1], [head_group(name) for name in pretexts_of(heads)]
+        self.pretext_of = nn.ModuleDict(
+            {group: nn.ModuleDict({ANCHORS: Learned(classes * self.size)}) for group in groups}
+        )
+        self.attend = Attend(self.size) if groups else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return head -> logits and pretext -> costs `(B, 1)`, of one pass of the encoders."""
