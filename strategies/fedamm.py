@@ -1,6 +1,6 @@
 """FedAMM: modalities weigh alike, and what stands for a modality is its owners' alone.
 
-Federated learning for brain tumor segmentation with arbitrary missing modalities (FedAMM), MICCAI 2025
+FedAMM, segmentation of brain tumours under arbitrary missing modalities: paper 1764 of MICCAI 2025
 (code: github.com/13sky/FedAMM).
 
 All groups move as under `modality_balanced`. In a group that all sites send there may be parameters that

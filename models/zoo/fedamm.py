@@ -1,6 +1,6 @@
 """FedAMM's network: what a class looks like in each modality is learned by its owners, and known to all.
 
-    Federated learning for brain tumor segmentation with arbitrary missing modalities (FedAMM), MICCAI 2025
+    FedAMM, segmentation of brain tumours under arbitrary missing modalities: paper 1764 of MICCAI 2025
     (code: github.com/13sky/FedAMM).
 
     network     `encoders_unet`: deepest map F_m of each modality, their mean is decoded
