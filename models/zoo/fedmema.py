@@ -28,7 +28,7 @@ from models.tokens import Learned
 from models.unet import Channels, Dims, Groups, Plan
 from models.zoo.encoders_unet import EncodersUNet
 from protocol.batch import Batch
-from protocol.groups import ANCHORS, head_group
+from protocol.groups import head_group
 from protocol.recipe import Head, Modality
 
 
@@ -42,9 +42,8 @@ class FedMEMA(EncodersUNet):
         super().__init__(modalities, heads, plan)
         self.outlined, classes = classes_of(heads)
         self.size, groups = plan.channels[-1], [head_group(name) for name in pretexts_of(heads)]
-        self.pretext_of = nn.ModuleDict(
-            {group: nn.ModuleDict({ANCHORS: Learned(classes * self.size)}) for group in groups}
-        )
+        # Under this name the strategy finds them: `protocol.groups.ANCHORS`.
+        self.anchors = nn.ModuleDict({group: Learned(classes * self.size) for group in groups})
         self.attend = Attend(self.size) if groups else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -53,11 +52,11 @@ class FedMEMA(EncodersUNet):
         levels = self.levels(seen)
         fused = self.fused(levels, seen)
         outputs = self.read(levels, fused, seen)
-        if not self.pretext_of:
+        if not self.anchors:
             return outputs
         chances = class_chances([outputs[name] for name in self.outlined], self.plan)
         means, much = class_means(fused[-1].detach(), chances)
-        for group in self.pretext_of:
+        for group in self.anchors:
             costs = (half_squares(means, self._anchors(group, len(batch))) * much).sum(1)
             cost = torch.where(self._full(seen), costs, 0.0)
             outputs[group.removeprefix(head_group(""))] = cost[:, None]
@@ -70,14 +69,14 @@ class FedMEMA(EncodersUNet):
             return fused
         full, last = self._full(seen), fused[-1]
         with torch.no_grad():  # what is anchored does not move the anchors
-            anchors = torch.cat([self._anchors(group, len(full)) for group in self.pretext_of], 1)
+            anchors = torch.cat([self._anchors(group, len(full)) for group in self.anchors], 1)
         return [*fused[:-1], torch.where(rows(full, last), last, last + self.attend(last, anchors))]
 
     def _full(self, seen: Mapping[str, Seen]) -> Tensor:
         return torch.stack([seen[name].has for name in self.images]).all(0)
 
     def _anchors(self, group: str, cases: int) -> Tensor:
-        return self.pretext_of[group][ANCHORS](cases, 1).view(cases, -1, self.size)
+        return self.anchors[group](cases, 1).view(cases, -1, self.size)
 
 
 class Attend(nn.Module):

@@ -11,7 +11,6 @@ from models.catalogue import build_model
 from models.classes import class_chances, class_means
 from models.masking import visible
 from models.zoo.fedmema import Attend, FedMEMA
-from protocol.groups import ANCHORS
 from tests.models.cases import batch_for, presence, recipe_for, subsets
 
 RECIPE = recipe_for("fedmema")
@@ -31,7 +30,7 @@ def built() -> FedMEMA:
 
 
 def vectors(model: FedMEMA) -> torch.nn.Parameter:
-    return model.pretext_of["head:scan"][ANCHORS].vector.weight
+    return model.anchors["head:scan"].vector.weight
 
 
 def check_who_takes_and_who_teaches() -> None:
