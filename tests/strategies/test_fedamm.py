@@ -1,14 +1,19 @@
 """What FedAMM's prototypes follow: their owners alone, whatever others send."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from models.catalogue import build_model
 from models.flat import Flat
+from protocol.recipe import Head, Part, Privacy
 from protocol.update import Update
+from server.checkpoint import load
 from strategies import fedamm as module
 from strategies.base import Local
 from strategies.fedamm import fedamm, taught
+from tests.federation import RECIPE, Federation, cohorts, recipe
 from tests.models.cases import recipe_for
 from tests.strategies.federations import PROTOTYPE, laid_out
 
@@ -54,3 +59,25 @@ def test_each_modality_s_prototypes_are_found_in_the_network() -> None:
 
 def test_sites_know_nothing_of_it() -> None:
     assert (fedamm().local, fedamm().sends) == (Local(), ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [Part("fedamm"), Part("fedmema", {"server": "west"})])
+def test_a_private_federation_learns_what_a_site_lacks(
+    strategy: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prototypes and anchors move and are accounted; nobody is asked for what it does not own."""
+    asked = recipe(
+        heads={**RECIPE.heads, "scan": Head("pretext", 1, Part("own"))},
+        model=Part(strategy.name, {"channels": (4, 8)}),
+        strategy=strategy,
+        privacy=Privacy(epsilon=8.0, delta=1e-3),
+        rounds=1,
+    )
+    before = Flat(build_model(asked)).vectors["head:scan"]
+    (ended,) = Federation(tmp_path, cohorts(), monkeypatch).run(asked).rounds
+    assert all(site.status == "accepted" and 0 < site.epsilon <= 8 for site in ended.sites)
+    assert {site.site: "modality:t1" in site.groups for site in ended.sites}["south"] is False
+    after = load(tmp_path / "run" / "checkpoints").vectors["parameters/head:scan"]
+    assert (after != before).any()
+    assert after.isfinite().all()
