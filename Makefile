@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DEPLOYING := .venv/.deploying
 PHANTOM := runs/phantom-data
 
 .DEFAULT_GOAL := help
@@ -22,8 +23,7 @@ test test-deploy docs: export OMP_NUM_THREADS := 1
 test: setup  ## run the tests
 	$(BIN)/pytest -m "not slow and not deploy" -n 2
 
-test-deploy: setup  ## run real federations, in processes and containers (deploy/ci-tools)
-	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,deploy]'
+test-deploy: $(DEPLOYING)  ## run real federations, in processes and containers (deploy/ci-tools)
 	$(BIN)/pytest -m deploy tests/deploy
 
 check: setup  ## style, format, types, and who imports whom
@@ -45,6 +45,10 @@ docs: setup  ## run every command and every snippet that the documents show
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(DEPLOYING): $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev,deploy]'
 	touch $@
 
 $(PHANTOM): | setup

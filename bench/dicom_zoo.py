@@ -4,6 +4,7 @@ tricky   403 files of 18 transfer syntaxes, against what `expected.csv` says of 
 zoo      196 MR and CT files of nine vendors, against `index.csv`; then every volume that we make of them
          against dcm2niix' and SimpleITK's of the same files: largest difference of the affine in mm, of
          the values relative to their range
+ingest   both again, at a hospital's door: admitted, or quarantined and why; then what became of the series
 
 Every difference is printed. The sets hold a few slices of each series, so most series have gaps
 and are refused as volumes; their single slices are compared instead.
@@ -24,6 +25,10 @@ import SimpleITK as sitk  # noqa: N813 - its documentation's own name
 from nibabel.spatialimages import SpatialImage
 
 from imaging.dicom import read_header
+from imaging.ingest.desk import Desk
+from imaging.ingest.journal import opened_journal
+from imaging.ingest.run import asides, ingest
+from imaging.ingest.walk import walk
 from imaging.pixels import read_pixels
 from imaging.series import Stack, collect, read_volume
 from imaging.volume import LPS_TO_RAS
@@ -183,7 +188,32 @@ def volumes(folder: Path) -> None:
         print(f"  {verdict:40} {count:4}")
 
 
+def ingested(folder: Path, table: str) -> None:
+    """Print what was expected of pixels x what ingest said of the file, and what it put aside."""
+    with (folder / table).open(encoding="utf-8") as file:
+        expected = {row["file"]: row.get("pixels", row.get("status")) or "-" for row in csv.DictReader(file)}
+    with tempfile.TemporaryDirectory() as home:
+        desk = Desk.at(f"{home}/cohort", f"{home}/key")
+        manifest = ingest([folder], desk, watch=lambda *_: None)
+        with opened_journal(desk.folder) as journal:
+            records, rows = journal.records(), {row.digest: row for row in journal.files()}
+        told = {
+            str(Path(entry.path).relative_to(folder)): rows[desk.digest(entry)] for entry in walk([folder])
+        }
+    said = {file: f"{row.verdict} {row.why}" for file, row in told.items()}
+    counts = Counter((want, said.get(file, "passed over: a DICOMDIR")) for file, want in expected.items())
+    taken = Counter(name for each in manifest["patients"].values() for name in each["scans"]["volumes"])
+    print(f"{folder.name}: expected -> at the door")
+    for (want, found), count in sorted(counts.items()):
+        print(f"  {want:6} {found:90} {count:4}")
+    print(f"{folder.name}: scans of {len(manifest['patients'])} patients: {dict(sorted(taken.items()))}")
+    for (what, why), (count, patients, _) in sorted(asides(records).items()):
+        print(f"  {what:16} {why:90} {count:4} of {patients}")
+
+
 if __name__ == "__main__":
     show(DATA / "dicom_tricky", "expected.csv")
     show(DATA / "dicom_vendor_zoo", "index.csv")
     volumes(DATA / "dicom_vendor_zoo")
+    ingested(DATA / "dicom_tricky", "expected.csv")
+    ingested(DATA / "dicom_vendor_zoo", "index.csv")

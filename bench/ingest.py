@@ -89,7 +89,16 @@ def main(count: int) -> None:
             (root / folder).mkdir()
         jobs = {"pydicom alone (floor)": [*own, "alone", str(root / "files")]}
         if converter := shutil.which("dcm2niix"):
-            jobs["dcm2niix"] = [converter, "-z", "n", "-o", str(root / "nifti"), str(root / "files")]
+            jobs["dcm2niix"] = [
+                converter,
+                "-z",
+                "n",
+                "-f",
+                "%j",
+                "-o",
+                str(root / "nifti"),
+                str(root / "files"),
+            ]
         for workers, folder in ((1, "one"), (2, "two")):
             again = [*own, "bring", str(root / "files"), str(root / folder), str(workers)]
             jobs |= {f"ours, {workers} processes": again, f"ours, {workers} processes, again": again}

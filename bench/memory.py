@@ -68,7 +68,7 @@ def described(site: str, task: Task) -> Reply:
         "patterns": {"table": 10},
         "labels": {"label": 10},
     }
-    facts = {"summary": summary, "owned": owned, "usable": [], "leaves": {}}
+    facts = {"summary": summary, "owned": owned, "usable": [], "leaves": {}, "version": ""}
     return Reply(site, task.kind, task.run, task.round, facts=facts)
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -46,6 +47,7 @@ def describe(site: Site, task: Task) -> Reply:
         "owned": site.owned,
         "usable": sorted(usable),
         "leaves": statement(site.policy, site.recipe),
+        "version": version("consilium"),
     }
     return Reply(site.settings.site, task.kind, task.run, task.round, facts=facts)
 

@@ -42,6 +42,7 @@ VALUES = {
     "facts/owned/*": "counts",
     "facts/usable": "counts",
     "facts/leaves/*": "names",
+    "facts/version": "names",
     "facts/scores/*/*/kind": "scores",
     "facts/scores/*/*/sums": "scores",
     "facts/loss": "loss",
@@ -160,7 +161,7 @@ def statement(policy: Policy, recipe: Recipe) -> dict[str, str]:
         else SUPPRESSED,
         "times": f"{DECLARED}: seconds, bytes, steps, whether the site answered, and if not, why",
         "books": f"{DECLARED}: how many entries ledger and audit log have, their hashes, a signature",
-        "names": f"{DECLARED}: of site, run, round and question, and this table",
+        "names": f"{DECLARED}: of site, version, run, round and question, and this table",
     }
 
 

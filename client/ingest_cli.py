@@ -66,7 +66,7 @@ def ingest(
     ] = None,
     accessions: Annotated[Path | None, typer.Option(help="from a PACS: a file of accession numbers")] = None,
 ) -> None:
-    """Read DICOM, NIfTI and tables of labels, de-identify them, and make a cohort ready for training."""
+    """Read scans, tables and reports, de-identify them, and make a cohort ready for training."""
     here = SiteHome(home)
     desk = _desk(here, data, cohort, settings)
     folders, supplies = _places(here, sources, (modality, since, until, patients, accessions))

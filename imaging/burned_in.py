@@ -4,8 +4,8 @@ Ultrasound machines, screenshots and scanned films draw the patient's name into 
 about attributes reaches it. Whether an image may have such text is judged by what it is:
 
     said so        BurnedInAnnotation is YES
-    likely         ultrasound, secondary capture, and every kind of image not known to be free of text,
-                   whatever it says of itself
+    likely         ultrasound, secondary capture, scanned film, and all kinds of image not known to be free of
+                   text, whatever they say of themselves
     a screenshot   a CT, MR or PET image without a place in space is a report sheet or a saved screen
 
 Such images are quarantined, unless the site has said how to blacken those of just this device
@@ -43,6 +43,8 @@ FREE_OF_TEXT = {"CR", "CT", "DX", "MG", "MR", "NM", "PT", "SEG"}
 """(0008,0060) of images that machines do not write text into."""
 
 VOLUMES = {"CT", "MR", "PT"}
+_SCANNED = ("ConversionType", "NominalScannedPixelSpacing")
+"""What only captures and scanned films have."""
 _PLACES = {"ImageOrientationPatient", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"}
 _HEADS = {"BRAIN", "FACE", "HEAD", "HEADNECK", "NEURO", "ORBIT", "SINUS", "SKULL"}
 
@@ -151,7 +153,7 @@ def _texts(original: Dataset) -> Iterator[str]:
     modality = told(original, "Modality")
     if told(original, "BurnedInAnnotation") == "YES":
         yield "it says that text is burned into its pixels"
-    if modality not in FREE_OF_TEXT or "ConversionType" in original:
+    if modality not in FREE_OF_TEXT or any(keyword in original for keyword in _SCANNED):
         yield "images of its kind may have text burned into their pixels"
     if modality in VOLUMES and not any(place in original for place in _PLACES):
         yield "it has no place in space, as a saved screen: text may be burned into its pixels"

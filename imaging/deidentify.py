@@ -35,7 +35,7 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
@@ -102,12 +102,15 @@ def deidentify(
 ) -> tuple[Dataset, Verdict]:
     """Return what may stay of an image, ready for `save_as`, and whether it may be used.
 
-    `dataset` is as pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn
-    text into pixels. An image whose verdict names a reason for quarantine must not be used: its header is
-    clean, its pixels may not be. Not for threads: pydicom is told to be quiet for the whole process.
+    Whose it is, says its PatientID, also where the image itself has no number of a patient. `dataset` is as
+    pydicom reads it and is not changed. `blackenings` are the site's, for devices that burn text into
+    pixels. An image whose verdict names a reason for quarantine must not be used: its header is clean, its
+    pixels may not be. Not for threads: pydicom is told to be quiet for the whole process.
     """
     with _quiet():
-        clean = _kept(Place(dataset, 0, _patient(dataset, pseudonyms)))
+        patient = _patient(dataset, pseudonyms)
+        clean = _kept(Place(dataset, 0, patient))
+        clean.PatientID = patient.name
         clean.file_meta = _file_meta(dataset, clean)
         clean.preamble = NO_PREAMBLE
         hidden = scrub(clean, dataset)
@@ -115,12 +118,6 @@ def deidentify(
         verdict = replace(verdict, quarantine=(*hidden, *verdict.quarantine))
         _declare(clean, verdict)
     return clean, verdict
-
-
-def patient_of(dataset: Dataset, pseudonyms: Pseudonyms) -> str:
-    """Return the stand-in of whose image it is, also where the image itself has no number."""
-    with _quiet():
-        return _patient(dataset, pseudonyms).name
 
 
 @contextmanager
@@ -160,8 +157,7 @@ def _identities(dataset: Dataset) -> Iterator[str]:
 def _kept(place: Place) -> Dataset:
     clean = Dataset()
     for tag in place.dataset.keys():  # noqa: SIM118 - iterating a dataset converts every value, and may raise
-        element = read(place.dataset, tag)
-        new = None if element is None else _rewritten(element, place)
+        new = _rewritten(tag, place)
         if new is not None:
             clean.add(new)
     for element in (*_safe_private(place), *mosaic_header.tiles(place.dataset)):
@@ -169,9 +165,10 @@ def _kept(place: Place) -> Dataset:
     return clean
 
 
-def _rewritten(element: DataElement, place: Place) -> DataElement | None:
-    rule = rules().get(element.tag, DENIED)
-    if rule.action == "remove":
+def _rewritten(tag: BaseTag, place: Place) -> DataElement | None:
+    rule = rules().get(tag, DENIED)
+    element = None if rule.action == "remove" else read(place.dataset, tag)
+    if element is None:
         return None
     if element.is_empty:
         return emptied(element)

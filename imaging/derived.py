@@ -17,7 +17,7 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from imaging.dicom import quiet, read_header, text
+from imaging.dicom import quiet, read_header
 from imaging.provenance import MANUFACTURER, PRODUCT, Provenance
 from imaging.reasons import Reason
 from imaging.series import Stack
@@ -76,17 +76,12 @@ class Source:
 
 
 def source_of(stack: Stack) -> Source:
-    """Return a stack with its headers, made complete enough to derive from.
-
-    Raises `DicomError` NO_GEOMETRY where they name no frame of reference.
-    """
+    """Return a stack with its headers, made complete enough to derive from."""
     paths = dict.fromkeys(frame.path for frame in stack.frames)
     return Source(stack, tuple(_complete(read_header(path)) for path in paths))
 
 
 def _complete(header: Dataset) -> Dataset:
-    if not text(header, "FrameOfReferenceUID"):
-        raise DicomError(Reason.NO_GEOMETRY, "the series names no frame of reference for a result to lie in")
     with quiet():
         for keyword in _TYPE_2:
             if header.get(keyword) is None:

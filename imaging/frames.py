@@ -1,10 +1,11 @@
-"""A DICOM file as images in space, whichever of three shapes it has.
+"""A DICOM file as images in space, whichever of four shapes it has.
 
     classic      one slice a file; its place stands in the header
     enhanced     many frames a file; each one's place stands in its functional groups, or once
                  for all in the shared ones (PS3.3 C.7.6.16)
     mosaic       the slices of a volume as the tiles of one large image; how they lie stands in the
                  vendor's private header: Siemens' names a normal, United Imaging's every position
+    flat         one picture that has no place in the patient (imaging.projections)
 
 A `Frame` says where an image's pixels are to be found and where they belong, and keeps nothing
 else of the header. Coordinates here are DICOM's: mm to the left, back and top (LPS).
@@ -22,6 +23,7 @@ from pydicom.dataset import Dataset
 
 from imaging.dicom import items, number, numbers, private_items, quiet, text
 from imaging.diffusion import b_value, direction
+from imaging.projections import ULTRASOUND, Spacing, is_flat, laid
 from imaging.reasons import Reason
 from imaging.volume import Vector
 from protocol.errors import DicomError
@@ -47,6 +49,7 @@ class Frame:
     `step_mm`     to the next slice, as the header has it; None where it does not say
     `kind`        what it shows; frames that differ in it are never in one volume
     `repeat`      which of several images of one place it is, the surest sign first; at last, its file
+    `flat`        it has no place in the patient
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Frame:
     intercept: float
     kind: tuple[object, ...]
     repeat: tuple[float | str, ...]
+    flat: bool = False
 
     @property
     def normal(self) -> Vector:
@@ -74,20 +78,27 @@ class Frame:
         return np.cross(self.across, self.down)
 
 
-def frames(header: Dataset, path: Path) -> list[Frame]:
+def frames(header: Dataset, path: Path, pictures_mm: Spacing | None = None) -> list[Frame]:
     """Return the images of a file in the order in which they stand in it.
+
+    `pictures_mm`: how large a pixel is of a flat one that does not say.
 
     Raises:
         DicomError: NO_PIXELS, NO_SERIES, COLOUR, or NO_GEOMETRY where the header does not place an image.
     """
     if not text(header, "Rows"):
         raise DicomError(Reason.NO_PIXELS, "it has no image")
-    if (number(header, "SamplesPerPixel") or 1) != 1:
+    flat = is_flat(header)
+    coloured = (number(header, "SamplesPerPixel") or 1) != 1
+    palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"  # its values are names of colours
+    if palette or (coloured and not (flat and text(header, "Modality") == ULTRASOUND)):
         raise DicomError(
             Reason.COLOUR, "a colour image is no measurement: a picture of a screen, or a report"
         )
     if not text(header, "SeriesInstanceUID"):
         raise DicomError(Reason.NO_SERIES, "it names no series that it belongs to")
+    if flat:
+        return [_picture(header, path, pictures_mm)]
     count = max(1, int(number(header, "NumberOfFrames") or 1))
     groups = items(header, "PerFrameFunctionalGroupsSequence")
     if groups:
@@ -102,6 +113,12 @@ def frames(header: Dataset, path: Path) -> list[Frame]:
     if "VFRAME" in shown and private_items(header, 0x0065, "Image Private Header", 0x51):
         return _united(header, path)
     return [_frame(header, path, 0, [header])]
+
+
+def _picture(header: Dataset, path: Path, pictures_mm: Spacing | None) -> Frame:
+    """Return the frame of a picture without a place, which is of a kind of its own."""
+    frame = _frame(header, path, 0, [laid(header, pictures_mm), header])
+    return replace(frame, kind=(frame.instance,), flat=True)
 
 
 def places(header: Dataset, index: int = 0) -> list[Dataset]:

@@ -24,7 +24,7 @@ from typing import Annotated
 
 from pydicom.dataset import Dataset
 
-from imaging.dicom import number, private_numbers, text
+from imaging.dicom import items, number, private_numbers, text
 from imaging.diffusion import b_value
 from imaging.frames import places
 from protocol.errors import RecipeError, SettingsError
@@ -183,6 +183,7 @@ def facts(header: Dataset) -> dict[str, Fact]:
     shown = _texts(where, "FrameType") or _texts(where, "ImageType")
     found: dict[str, Fact] = {name: _texts(where, keyword) for name, keyword in _TEXTS.items()}
     found |= {f"value_{place}": (value,) for place, value in enumerate(shown[:3], 1)}
+    found |= {"view": found["view"] or _views(where)}
     found |= {"image_type": shown, "words": _words(where), "contrast": (_contrast(where),)}
     found |= _sequence(where)
     found |= {name: value for name, value in _numbers(where).items() if value is not None}
@@ -223,6 +224,12 @@ def _words(where: list[Dataset]) -> tuple[str, ...]:
         words = re.findall(r"\+c\b|[a-z0-9]+", " ".join(_texts(where, keyword)))[:MOST_WORDS]
         found += (*words, *(f"{one} {other}" for one, other in pairwise(words)))
     return found
+
+
+def _views(where: list[Dataset]) -> tuple[str, ...]:
+    """Return from where a radiograph was taken, as its code says: newer ones have no other word for it."""
+    coded = (view for each in where for view in items(each, "ViewCodeSequence"))
+    return tuple(filter(None, (text(view, "CodeMeaning").casefold() for view in coded)))
 
 
 def _contrast(where: list[Dataset]) -> str:

@@ -19,7 +19,7 @@ from nibabel import nifti1
 from numpy.typing import NDArray
 from PIL import Image
 
-from imaging.ingest.journal import ADMITTED, TABLE, FileRow
+from imaging.ingest.journal import ADMITTED, TABLE, FileRow, PutAside
 from protocol import files
 from protocol.charts import Line, chart
 from protocol.page import Markup, join, page, section, table, tag
@@ -36,25 +36,29 @@ OUTLINE = (255, 145, 34)
 LINES = 40
 """Histograms drawn for a modality."""
 
-Asides = Mapping[tuple[str, str], tuple[int, int]]
-"""What was put aside, and why -> how often, and of how many patients."""
+Asides = Mapping[tuple[str, str], PutAside]
+"""What was put aside, and why."""
 Volumes = Mapping[str, Mapping[str, Any]]
 """Patient -> what the manifest says of their volume of one modality."""
 
 
-def write_report(folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides) -> None:
-    """Write the report of a cohort's folder."""
-    files.write(folder / NAME, render(folder, manifest, rows, asides).encode())
+def write_report(
+    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides, studies: int
+) -> None:
+    """Write the report of a cohort's folder, for which `studies` were read."""
+    files.write(folder / NAME, render(folder, manifest, rows, asides, studies).encode())
 
 
-def render(folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides) -> str:
+def render(
+    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], asides: Asides, studies: int
+) -> str:
     """Return the report as HTML text."""
     patients, masks = manifest["patients"], manifest["method"]["masks"]
     named = by_name(patients)
     scans = {name: volumes for name, volumes in named.items() if name not in masks}
     return page(
         f"{folder.name}: quality",
-        _head(folder, manifest, rows, scans),
+        _head(folder, manifest, rows, scans, studies),
         _quarantined(rows),
         _aside(asides),
         _modalities(scans, len(patients)),
@@ -102,13 +106,18 @@ def same_scans(volumes: Volumes) -> list[list[str]]:
 
 
 def _head(
-    folder: Path, manifest: Mapping[str, Any], rows: Sequence[FileRow], scans: Mapping[str, Volumes]
+    folder: Path,
+    manifest: Mapping[str, Any],
+    rows: Sequence[FileRow],
+    scans: Mapping[str, Volumes],
+    studies: int,
 ) -> Markup:
     admitted = sum(row.verdict in TAKEN for row in rows)
     tiles = [
         (len(rows), "files read"),
         (admitted, "admitted"),
         (len(rows) - admitted, "not admitted"),
+        (studies, "studies"),
         (len(manifest["patients"]), "patients with a scan"),
         (sum(map(len, scans.values())), "scans"),
     ]
@@ -138,10 +147,13 @@ def _quarantined(rows: Sequence[FileRow]) -> Markup:
 def _aside(asides: Asides) -> Markup:
     about = (
         "Series and files that could be read, and are not used: not recognised, not wanted, of another "
-        "study, or without a volume that can be made of them."
+        "study, or without a volume that can be made of them. A digest stands for a file of each series."
     )
-    lines = [(what, _text(why), count, patients) for (what, why), (count, patients) in asides.items()]
-    head = ("what it is", "why it is not used", "how many", "of patients")
+    lines = [
+        (what, _text(why), each.times, each.patients, _digests(each.which))
+        for (what, why), each in asides.items()
+    ]
+    head = ("what it is", "why it is not used", "how many", "of patients", "which")
     return section("Put aside", about, _listing(head, sorted(lines, key=lambda line: -line[2])))
 
 
@@ -191,9 +203,9 @@ def _leaks(rows: Sequence[FileRow], scans: Mapping[str, Volumes]) -> Markup:
     copies = Counter(row.instance for row in rows if row.verdict == ADMITTED)
     twice = sum(count - 1 for count in copies.values())
     same = [(name, ", ".join(group)) for name, volumes in scans.items() for group in same_scans(volumes)]
-    lines = [(flag, f"{count} files") for flag, count in flags.most_common()]
+    lines = flags.most_common()
     if twice:
-        lines.append(("an image that is there already: used once", f"{twice} files"))
+        lines.append(("an image that is there already: used once", twice))
     about = (
         "A face that can be seen; images that are there twice; one scan under two patients, who may then be "
         "in training and test at once: find out which of them it is, and take the other away."
@@ -201,7 +213,7 @@ def _leaks(rows: Sequence[FileRow], scans: Mapping[str, Volumes]) -> Markup:
     return section(
         "Duplicates and likely leaks",
         about,
-        _listing(("what", "how many"), lines),
+        _listing(("what", "files"), lines),
         _listing(("the same scan", "of patients"), same),
     )
 

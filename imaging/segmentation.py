@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from imaging.derived import LONG_STRING, SHORT_TEXT, Segmented, Source, code, deriving, instance, label_of
+from imaging.dicom import text
 from imaging.provenance import MANUFACTURER, Provenance
 from imaging.reasons import Reason
 from imaging.series import geometry
@@ -25,8 +26,11 @@ SQUARE = 1e-4
 def write_segmentation(path: Path, head: str, found: Segmented, source: Source, made: Provenance) -> Dataset:
     """Write a head's label map and return what was written.
 
-    Raises `DicomError` UNEVEN_SLICES where a tilted gantry has sheared the stack: a SEG cannot say that.
+    Raises `DicomError` UNEVEN_SLICES where a tilted gantry has sheared the stack, which a SEG cannot say, and
+    NO_GEOMETRY where the series names no frame of reference, as a radiograph does not.
     """
+    if not text(source.headers[0], "FrameOfReferenceUID"):
+        raise DicomError(Reason.NO_GEOMETRY, "the series names no frame of reference for a result to lie in")
     classes = len(found.volumes_mm3)
     with deriving():
         segmentation = hd.seg.Segmentation(

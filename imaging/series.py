@@ -27,6 +27,7 @@ from imaging.decoding import Pixels
 from imaging.dicom import failures, read_header
 from imaging.frames import Frame, frames
 from imaging.pixels import read_pixels
+from imaging.projections import Spacing, grey
 from imaging.reasons import Reason
 from imaging.volume import LPS_TO_RAS, Affine, Vector, Volume
 from protocol.errors import DicomError
@@ -54,16 +55,17 @@ class Stack:
         return self.frames[0].series
 
 
-def collect(paths: Iterable[Path], refuse: Refuse) -> list[Stack]:
+def collect(paths: Iterable[Path], refuse: Refuse, *, pictures_mm: Spacing | None = None) -> list[Stack]:
     """Read the headers of `paths` and return what may be volumes, in the order of the first file of each.
 
-    `refuse` is told of every file that was not read, and the rest goes on.
+    `refuse` is told of every file that was not read, and the rest goes on. `pictures_mm` is of
+    `imaging.frames.frames`.
     """
     series: defaultdict[str, list[Frame]] = defaultdict(list)
     for path in paths:
         try:
             with failures(Reason.UNREADABLE):
-                found = frames(read_header(path), path)
+                found = frames(read_header(path), path, pictures_mm)
         except DicomError as error:
             refuse(path, error)
             continue
@@ -196,9 +198,7 @@ def _uneven(steps: NDArray[np.float64], step_mm: float | None) -> DicomError:
     ratios = steps / (step_mm or steps.min())
     gaps = int(np.rint(ratios - 1).sum())
     if gaps > 0 and np.abs(ratios - np.rint(ratios)).max() < 0.1:  # noqa: PLR2004 - a tenth of a slice
-        return DicomError(
-            Reason.MISSING_SLICES, f"{gaps} of its slices are not there; export the series anew"
-        )
+        return DicomError(Reason.MISSING_SLICES, f"it lacks {gaps} of its slices; export the series anew")
     return DicomError(
         Reason.UNEVEN_SLICES, "its slices are not evenly spaced; resample it before it is exported"
     )
@@ -230,6 +230,8 @@ def _rescaled(pixels: Pixels, frame: Frame) -> NDArray[np.float32]:
     """Return a frame's values in the units of its rescale (PS3.3 C.11.1.1.2)."""
     row, column = frame.window
     image = pixels[frame.index, row : row + frame.rows, column : column + frame.columns]
-    if pixels.ndim > 3 or image.shape != (frame.rows, frame.columns):  # noqa: PLR2004 - frames, rows, columns
+    if frame.flat and image.ndim > 2:  # noqa: PLR2004 - rows, columns
+        image = grey(image.astype(np.float32))
+    if image.shape != (frame.rows, frame.columns):
         raise DicomError(Reason.BAD_PIXELS, "its image has another size than its header says")
     return image.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)

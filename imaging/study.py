@@ -89,12 +89,13 @@ def read_study(
     if not folder.is_dir():
         raise DataError("a study is a folder of DICOM files: this one is not there")
     method = _wanting(method or as_scanned(wanted), wanted)
-    stacks = collect(sorted(path for path in folder.rglob("*") if path.is_file()), refuse)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    stacks = collect(paths, refuse, pictures_mm=method.settings.pictures_mm)
     known = list(recognised(stacks, method.rules, partial(_clean, Pseudonyms(os.urandom(KEY_BYTES)))))
     _require_one(known)
     reasons = dict[str, str]()
 
-    def aside(name: str, word: str, why: str) -> None:
+    def aside(name: str, word: str, why: str, path: Path | None = None) -> None:  # noqa: ARG001 - an `Aside`
         reasons.setdefault(name, f"{word}: {why}")
 
     named = chosen([scan for series in known for scan in dicom_scan(series, method, aside)], aside)

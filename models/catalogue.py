@@ -19,6 +19,8 @@ from models.zoo.cross_dim import cross_dim
 from models.zoo.early_fusion_unet import early_fusion_unet
 from models.zoo.embed_fusion import embed_fusion
 from models.zoo.encoders_unet import encoders_unet
+from models.zoo.fedamm import fedamm
+from models.zoo.fedmema import fedmema
 from models.zoo.ivdnet import ivdnet
 from models.zoo.m2snet import m2snet
 from models.zoo.medusa import medusa
@@ -47,6 +49,8 @@ MODELS: Catalogue = {
     "early_fusion_unet": early_fusion_unet,
     "embed_fusion": embed_fusion,
     "encoders_unet": encoders_unet,
+    "fedamm": fedamm,
+    "fedmema": fedmema,
     "ivdnet": ivdnet,
     "m2snet": m2snet,
     "medusa": medusa,

@@ -39,3 +39,13 @@ def refuse_segmentation(heads: Mapping[str, Head], model: str) -> None:
     for name, head in heads.items():
         if head.kind == "segmentation":
             raise RecipeError(f"heads.{name}.kind: '{model}' cannot segment; use parallel_unet")
+
+
+def need_segmentation(heads: Mapping[str, Head], model: str) -> None:
+    """Refuse a pretext about classes where no segmentation says where they are."""
+    kinds = {head.kind for head in heads.values()}
+    if "pretext" in kinds and "segmentation" not in kinds:
+        raise RecipeError(
+            f"heads: the pretext of '{model}' is about the classes of a segmentation; "
+            "add one, or leave the pretext out"
+        )

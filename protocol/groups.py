@@ -33,6 +33,15 @@ def head_group(head: str) -> str:
     return f"head:{head}"
 
 
+ANCHORS = "anchors"
+"""Name of a submodule whose group one site teaches, and all others read."""
+
+
+def taught_by(modality: str) -> str:
+    """Name of a submodule of a group that all have, which owners of `modality` teach and all others read."""
+    return f"taught_by_{modality}"
+
+
 @dataclass(frozen=True)
 class Slot:
     """Where one parameter lies in its group's vector (offset in elements)."""

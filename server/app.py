@@ -25,7 +25,7 @@ from models.flat import Flat, carry
 from privacy.keys import signer
 from protocol import files
 from protocol.claim import claim
-from protocol.errors import AdmissionError, CheckpointError, QuorumError
+from protocol.errors import AdmissionError, CheckpointError, QuorumError, RecipeError
 from protocol.groups import PRIVATE
 from protocol.leash import die_with
 from protocol.logs import JsonLines
@@ -124,6 +124,7 @@ def _conduct(grid: Grid, folder: Path, config: Mapping[str, object], watch: Watc
         members = meet(wire, stage, text, folder, int(str(config["sites"])))
         note_declined(members, recipe.roster.quorum, watch)
         strategy = build(STRATEGIES, stage.recipe.strategy, "strategy")
+        require(strategy, stage.recipe, members)
         plans.append(plan(stage, strategy=strategy, members=members))
     state, done = restore(folder, plans[0])
     cohorts = tuple(member.summary for member in plans[-1].members)
@@ -181,7 +182,7 @@ def member_of(reply: Reply) -> Member:
         owned = {str(group): int(count) for group, count in reply.facts["owned"].items()}
         leaves = {str(what): str(how) for what, how in reply.facts["leaves"].items()}
         told: dict[str, Any] = {**reply.facts["summary"], "site": reply.site}  # whoever it says it is
-        summary = SiteSummary(**told, leaves=leaves)
+        summary = SiteSummary(**told, leaves=leaves, version=str(reply.facts["version"]))
         return Member(reply.site, owned, frozenset(reply.facts["usable"]), summary)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"site '{reply.site}' does not describe its cohort as this version does ({error!r}): update it"
@@ -197,6 +198,18 @@ def note_declined(members: Sequence[Member], quorum: int, watch: Watch) -> None:
         told = "; ".join(f"{summary.site}: {summary.declined}" for summary in declined)
         msg = f"{len(members) - len(declined)} sites take part, quorum is {quorum} ({told})"
         raise QuorumError(msg)
+
+
+def require(strategy: Strategy, recipe: Recipe, members: Sequence[Member]) -> None:
+    """Refuse a strategy that needs a site which is not among those that train."""
+    known = sorted(member.site for member in members if member.owned)
+    train = [site for site in known if site in recipe.roster.train or not recipe.roster.train]
+    for site in strategy.needs:
+        if site not in train:
+            raise RecipeError(
+                f"strategy: '{recipe.strategy.name}' learns from site '{site}', which does not train here; "
+                f"name one of {', '.join(train) or 'none'}"
+            )
 
 
 def sign(folder: Path, recipe: Recipe, key: Path) -> None:

@@ -152,11 +152,13 @@ def federation_status(home: Home = HERE) -> None:
 
 def sites_table(members: Iterable[str], nodes: dict[str, Node], record: RunRecord | None) -> Table:
     """Return a row a member: its connection, its last round, its modalities, its privacy left."""
-    found = Table("site", "connected", "since", "last round", "cases by modalities", "epsilon left")
+    found = Table(
+        "site", "connected", "since", "version", "last round", "cases by modalities", "epsilon left"
+    )
     for site in members:
         node = nodes.get(site)
         connected, since = ("yes" if node.connected else "no", node.since[:19]) if node else ("never", "-")
-        found.add_row(site, connected, since, *(_known(site, record) if record else ("-", "-", "-")))
+        found.add_row(site, connected, since, *(_known(site, record) if record else ("-",) * 4))
     return found
 
 
@@ -179,7 +181,7 @@ def _word(folder: Path) -> str:
     return "failed for good" if last and last.ended and is_over(folder, last) else "waits to go on"
 
 
-def _known(site: str, record: RunRecord) -> tuple[str, str, str]:
+def _known(site: str, record: RunRecord) -> tuple[str, str, str, str]:
     rounds = [(r.number, s) for r in record.rounds for s in r.sites if s.site == site]
     summary = next((s for s in record.sites if s.site == site), None)
     patterns = ", ".join(f"{name} {n}" for name, n in summary.patterns.items()) if summary else "-"
@@ -187,4 +189,5 @@ def _known(site: str, record: RunRecord) -> tuple[str, str, str]:
     spent = [s.epsilon for _, s in rounds if s.epsilon is not None]
     budget = parse_cached(record.recipe).privacy.epsilon
     left = f"{max(0.0, budget - spent[-1]):.2f} of {budget:g}" if spent and budget is not None else "-"
-    return last, patterns, left
+    version = summary.version if summary and summary.version else "-"
+    return version, last, patterns, left

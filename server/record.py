@@ -65,7 +65,8 @@ class SiteSummary:
 
     `patterns`: modalities present joined by '+' -> training cases; `patients`, `cases`:
     split name -> count; `labels`: head -> labelled training cases; `leaves`: what leaves the site
-    -> accounted, suppressed or declared; `declined`: why its policy keeps it out of the run.
+    -> accounted, suppressed or declared; `declined`: why its policy keeps it out of the run;
+    `version`: of Consilium there.
     """
 
     site: str
@@ -75,6 +76,7 @@ class SiteSummary:
     labels: Mapping[str, int]
     leaves: Mapping[str, str] = field(default_factory=dict)
     declined: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def _site_round(plain: Any) -> SiteRound:
 def _summary(plain: Any) -> SiteSummary:
     counts = {name: _by_name(int)(plain[name]) for name in ("patients", "cases", "patterns", "labels")}
     leaves = _by_name(str)(plain.get("leaves", {}))
-    return SiteSummary(str(plain["site"]), **counts, leaves=leaves, declined=str(plain.get("declined", "")))
+    declined, version = (str(plain.get(name, "")) for name in ("declined", "version"))
+    return SiteSummary(str(plain["site"]), **counts, leaves=leaves, declined=declined, version=version)
 
 
 def _scores(plain: Any) -> Scores:

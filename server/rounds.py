@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from models.catalogue import build_model
+from models.flat import Flat
 from protocol.errors import AdmissionError, QuorumError, SettingsError
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
@@ -88,6 +90,8 @@ def run(plan: Plan, wire: Wire, state: State, book: Book) -> State:
 
     The run's last stage ends earlier where no quorum has budget left: what was learned counts.
     """
+    layout = Flat(build_model(plan.recipe), plan.strategy.local.private).layout
+    state = replace(state, layout=layout)
     try:
         for number in range(book.rounds_done + 1, plan.stage.last + 1):
             state = one_round(plan, wire, state, book, number)

@@ -28,6 +28,7 @@ FOLDER = "pieces"
 IN_A_FILE = b"\0"
 """Stands in the database for a piece that is a file; no piece of Flower's is this."""
 LOOK_S = 1.0
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class PieceStore(SqlObjectStore):
@@ -42,11 +43,11 @@ class PieceStore(SqlObjectStore):
         tables = super().initialize(*arguments, **named)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         for path in self._folder.iterdir():
-            self.clear_away(path.name)
+            self._clear_away(path.name)
         return tables
 
     def aside(self, name: str, content: bytes) -> bytes:
-        """Put a large piece into its file, and return what the database is to keep of it.
+        """Put a large piece into a file of its own, and return what `put` is to keep of it.
 
         Raises `ValueError` if the piece's name is not its content's.
         """
@@ -55,8 +56,22 @@ class PieceStore(SqlObjectStore):
         validate_object_content(content)
         if len(content) < LARGE_BYTES:
             return content
-        self._write(name, content)
-        return IN_A_FILE
+        kept = IN_A_FILE + uuid4().hex.encode()
+        with os.fdopen(os.open(self._aside(name, kept), _NEW, 0o600), "wb") as file:
+            file.write(content)
+        return kept
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        """Keep a piece, as `aside` returned it."""
+        if object_content.startswith(IN_A_FILE):
+            self._aside(object_id, object_content).rename(self._folder / object_id)
+            object_content = IN_A_FILE
+        super().put(object_id, object_content)
+
+    def forget(self, name: str, kept: bytes) -> None:
+        """Remove what `aside` has put aside and nobody wants; what another has put there stays."""
+        if kept.startswith(IN_A_FILE):
+            self._aside(name, kept).unlink(missing_ok=True)
 
     def get(self, object_id: str) -> bytes | None:
         """Return a piece, empty if it was announced and is not there; None if it was not even announced."""
@@ -70,18 +85,15 @@ class PieceStore(SqlObjectStore):
     def delete(self, object_id: str) -> None:
         """Remove a piece that no other needs, and those that nothing else needs then."""
         super().delete(object_id)
-        self.clear_away(object_id)
+        self._clear_away(object_id)
 
-    def clear_away(self, name: str) -> None:
-        """Remove a piece's file if the database knows of none."""
+    def _clear_away(self, name: str) -> None:
+        """Remove a file of which the database does not know."""
         if super().get(name) != IN_A_FILE:
             (self._folder / name).unlink(missing_ok=True)
 
-    def _write(self, name: str, content: bytes) -> None:
-        partial = self._folder / f"{name}.{uuid4().hex}"
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-        partial.rename(self._folder / name)
+    def _aside(self, name: str, kept: bytes) -> Path:
+        return self._folder / f"{name}.{kept.removeprefix(IN_A_FILE).decode()}"
 
 
 class ShortState(SqlLinkState):
@@ -97,7 +109,7 @@ class ShortState(SqlLinkState):
         kept = pieces.aside(object_id, object_content)
         stored = super().store_object(run_id, session_id, object_id, kept)
         if not stored:
-            pieces.clear_away(object_id)
+            pieces.forget(object_id, kept)
         return stored
 
     def store_traffic(self, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:

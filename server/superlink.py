@@ -16,12 +16,12 @@ Its silence     who asks for messages where there is none is told so at once, an
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
 from types import ModuleType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from flwr.proto.fleet_pb2 import PullMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.runtime_pb2 import PushAppMessagesRequest  # pyright: ignore[reportAttributeAccessIssue]
@@ -110,7 +110,8 @@ class Awaited:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._news: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+        # An event lasts while somebody waits for it: whoever asks, under whatever number, leaves nothing.
+        self._news: WeakValueDictionary[int, asyncio.Event] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, once more if there is news for whoever asks."""
@@ -124,8 +125,11 @@ class Awaited:
             await self._app(scope, _first(asked, receive), send)
             for each in who:
                 self._news.pop(each, asyncio.Event()).set()
-        else:
-            await self._answer(scope, asked, receive, send, self._news[who[0]] if who else asyncio.Event())
+            return
+        news = asyncio.Event()
+        for each in who:  # one who asks
+            news = self._news.setdefault(each, news)
+        await self._answer(scope, asked, receive, send, news)
 
     async def _answer(
         self, scope: Scope, asked: Message, receive: Receive, send: Send, news: asyncio.Event

@@ -67,6 +67,9 @@ Found = tuple[Robustness, Replicates]
 def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
     """Return label -> recipe: early fusion (where there are images), the recipe, and its other controls."""
     pooled = replace(recipe, roster=replace(recipe.roster, train=(POOLED,), quorum=1, fraction=1.0))
+    if "server" in recipe.strategy.options:  # of a site's own, which is now in the pool
+        options = {**recipe.strategy.options, "server": POOLED}
+        pooled = replace(pooled, strategy=Part(recipe.strategy.name, options))
     cases = [len(read_cohort(data, recipe, site).rows("train")) for site in list_sites(data, recipe)]
     alone = tuple(replace(stage, strategy=None) for stage in recipe.stages)
     return {

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from protocol.groups import Layout
 from protocol.update import Update, Vectors
 
 Memory = Mapping[str, Vectors]
@@ -34,11 +35,14 @@ class State:
     `memory`       name -> group -> flat float32 `(size,)`, such as FedAvgM's `momentum`
     `spare`        name -> group -> memory to write the next round's sums into; no values, and
                    not part of a checkpoint
+    `layout`       where parameters lie in the vectors, as the recipe's model has them; empty where
+                   nobody has said so, and not part of a checkpoint
     """
 
     parameters: Vectors
     memory: dict[str, Vectors] = field(default_factory=dict)
     spare: dict[str, Vectors] = field(default_factory=lambda: defaultdict(dict), repr=False, compare=False)
+    layout: Layout = field(default_factory=lambda: Layout({}), repr=False, compare=False)
 
 
 Correct = Callable[[str, Tensor, Tensor, Tensor, Memory, Memory], None]
@@ -145,7 +149,8 @@ class Strategy:
 
     `sends` names the vectors of `state.memory` that travel to the sites as `received`. `promise`
     is what the parameters after each step hide, if the strategy noises them. `model_for(state, site)`
-    is what a site is sent: the parameters, unless a strategy keeps a model for each site.
+    is what a site is sent: the parameters, unless a strategy keeps a model for each site. `needs` names
+    sites without which it learns nothing.
     """
 
     init: Callable[[Vectors], State]
@@ -154,6 +159,7 @@ class Strategy:
     local: Local = field(default_factory=Local)
     promise: Promise | None = None
     model_for: Callable[[State, str], Vectors] = _common
+    needs: tuple[str, ...] = ()
 
 
 def initial(parameters: Vectors, *names: str) -> State:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from strategies.base import Strategy
 from strategies.ditto import ditto
 from strategies.dp_fedavg import dp_fedavg
+from strategies.fedamm import fedamm
 from strategies.fedavg import fedavg
 from strategies.fedavgm import fedavgm
 from strategies.fedbn import fedbn
+from strategies.fedmema import fedmema
+from strategies.fedmepd import fedmepd
 from strategies.fedmsplit import fedmsplit
 from strategies.fednova import fednova
 from strategies.fedopt import fedadagrad, fedadam, fedyogi
@@ -29,9 +32,12 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "dp_fedavg": dp_fedavg,
     "fedadagrad": fedadagrad,
     "fedadam": fedadam,
+    "fedamm": fedamm,
     "fedavg": fedavg,
     "fedavgm": fedavgm,
     "fedbn": fedbn,
+    "fedmema": fedmema,
+    "fedmepd": fedmepd,
     "fedmsplit": fedmsplit,
     "fednova": fednova,
     "fedper": fedper,

@@ -36,20 +36,30 @@ def modality_balanced(*, balance: UpToOne = 1.0) -> Strategy:
     """FedAvg whose weights are corrected, by `balance`, for how often each modality is present."""
 
     def step(state: State, updates: Iterable[Update]) -> State:
-        sums: dict[str, OwnerSums] = {}
-        for update in updates:
-            for kind, share in shares(update.counts).items():
-                counts = _apportioned(update.counts, kind, share)
-                kinds = sums.setdefault(kind, OwnerSums(state.spare[kind]))
-                kinds.add({group: update.deltas[group] for group in counts}, counts)
-        for group, vector in state.parameters.items():
-            of_group = [each for each in sums.values() if group in each.weights]
-            total = sum(each.weights[group] ** (1 - balance) for each in of_group)
-            for each in of_group:
-                vector.add_(each.vectors[group], alpha=each.weights[group] ** -balance / total)
+        move(state, by_kind(state, updates), balance)
         return state
 
     return Strategy(initial, step)
+
+
+def by_kind(state: State, updates: Iterable[Update]) -> dict[str, OwnerSums]:
+    """Return modality's group -> the sums over its owners of what counts for it."""
+    sums: dict[str, OwnerSums] = {}
+    for update in updates:
+        for kind, share in shares(update.counts).items():
+            counts = _apportioned(update.counts, kind, share)
+            kinds = sums.setdefault(kind, OwnerSums(state.spare[kind]))
+            kinds.add({group: update.deltas[group] for group in counts}, counts)
+    return sums
+
+
+def move(state: State, sums: Mapping[str, OwnerSums], balance: float) -> None:
+    """Add to each group the mean over modalities of their means."""
+    for group, vector in state.parameters.items():
+        of_group = [each for each in sums.values() if group in each.weights]
+        total = sum(each.weights[group] ** (1 - balance) for each in of_group)
+        for each in of_group:
+            vector.add_(each.vectors[group], alpha=each.weights[group] ** -balance / total)
 
 
 def shares(counts: Mapping[str, int]) -> dict[str, float]:

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from protocol.update import Update, Vectors
+from strategies.base import sender
+
+Sent = dict[str, tuple[Tensor, int]]
+"""Site -> (how it moved a group `(size,)`, its cases of it)."""
 
 
 class OwnerSums:
@@ -59,3 +63,13 @@ def owner_sums(updates: Iterable[Update], spare: Vectors) -> OwnerSums:
     for update in updates:
         sums.add(update.deltas, update.counts)
     return sums
+
+
+def by_group(updates: Iterable[Update]) -> dict[str, Sent]:
+    """Return, once all have come, group -> owner -> (its delta `(size,)`, its cases)."""
+    found: dict[str, Sent] = {}
+    for update in updates:
+        for group, delta in update.deltas.items():
+            if update.counts[group]:
+                found.setdefault(group, {})[sender(update)] = delta.clone(), update.counts[group]
+    return found

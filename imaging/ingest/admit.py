@@ -21,7 +21,7 @@ from nibabel import nifti1
 from pydicom.dataset import Dataset
 
 from imaging.annotations import is_annotation
-from imaging.deidentify import deidentify, patient_of
+from imaging.deidentify import deidentify
 from imaging.dicom import failures, quiet, read_whole, text
 from imaging.ingest import slices
 from imaging.ingest.desk import Desk
@@ -71,7 +71,7 @@ def _dicom(desk: Desk, entry: Entry, path: Path) -> tuple[str, ...]:
     dataset = read_whole(path)
     with failures(Reason.UNREADABLE):
         clean, verdict = deidentify(dataset, desk.pseudonyms, desk.blackenings)
-        patient, instance = patient_of(dataset, desk.pseudonyms), text(clean, "SOPInstanceUID")
+        patient, instance = text(clean, "PatientID"), text(clean, "SOPInstanceUID")
         copy = b"" if verdict.quarantine else _written(clean)
     if verdict.quarantine:
         return MAY_IDENTIFY, verdict.quarantine[0], "", instance, ""

@@ -5,6 +5,8 @@
     others      by a rigid motion where `register` says so, else by the scanner's own coordinates, which hold
                 within a frame of reference (PS3.3 C.7.4.1): a scan of another one is put aside. A label map
                 goes where the scan went that it was drawn on
+    flat        pictures without a place in the patient (imaging.projections) go onto each other, and onto no
+                volume
     all         resampled, emptied outside of what is kept of a head (imaging.ingest.head), and cut to one box
                 around what is bright in the reference
 
@@ -29,6 +31,7 @@ from imaging.volume import Volume
 
 ELSEWHERE = "elsewhere"
 OTHER_FRAME = "it lies in another frame of reference than the reference: register it"
+FLAT = "a picture of one plane and a volume lie on no common grid: say by `reference` which counts"
 CUT = "cut"
 
 Named = Mapping[str, Sequence[Scan]]
@@ -58,9 +61,15 @@ class Common:
         """Tell a label map from an image."""
         return scan.name in self.settings.masks
 
-    def in_another_frame(self, scan: Scan) -> bool:
-        """Tell whether a scan's coordinates say nothing of where it lies in the reference."""
-        return bool(scan.frame and self.scan.frame and scan.frame != self.scan.frame)
+    def moves(self, scan: Scan) -> bool:
+        """Tell whether a motion is looked for that brings a scan to the reference."""
+        return self.settings.register and not scan.flat and not self.scan.flat
+
+    def elsewhere(self, scan: Scan) -> str:
+        """Say why a scan's coordinates do not tell where it lies in the reference; empty: they do."""
+        if scan.flat or self.scan.flat:
+            return "" if scan.flat and self.scan.flat else FLAT
+        return OTHER_FRAME if scan.frame and self.scan.frame and scan.frame != self.scan.frame else ""
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,18 @@ def common(named: Named, method: Method, aside: Aside) -> Common | None:
     if first is None:
         return None
     scan, scanned = first
-    grid = space.grid_of(scanned, settings.spacing_mm)
+    grid = space.grid_of(scanned, _spacing_mm(scan, scanned, settings))
     whole = space.resampled(scanned, grid)
     keep, steps = kept(whole, (each for name in images for each in named[name]), method)
     box = _box(_emptied(whole, keep), settings)
     return Common(scan, scanned, whole, grid, keep, steps, box, settings, aside)
+
+
+def _spacing_mm(scan: Scan, scanned: Volume, settings: IngestSettings) -> tuple[float, float, float] | None:
+    """Return the size of the grid's voxels; a picture stays one slice."""
+    if settings.spacing_mm is None or not scan.flat:
+        return settings.spacing_mm
+    return *settings.spacing_mm[:2], scanned.spacing_mm[2]
 
 
 def brought(named: Named, there: Common) -> Iterator[Brought]:
@@ -102,8 +118,8 @@ def brought(named: Named, there: Common) -> Iterator[Brought]:
     motions = dict[str, Transform | None]()
     for scan, scanned in _in_order(named, there):
         motion, steps = _motion(scan, scanned, there, motions)
-        if motion is None and there.in_another_frame(scan):
-            there.aside(scan.name, ELSEWHERE, OTHER_FRAME)
+        if motion is None and (why := there.elsewhere(scan)):
+            there.aside(scan.name, ELSEWHERE, why, scan.path)
             continue
         if scan.series:
             motions[scan.series.stack.series] = motion
@@ -125,7 +141,7 @@ def _motion(
         return None, ["reference"]
     if there.is_mask(scan):
         return motions.get(scan.series.stack.series) if scan.series else None, []
-    return _registered(scanned, there) if there.settings.register else (None, [])
+    return _registered(scanned, there) if there.moves(scan) else (None, [])
 
 
 def _registered(moving: Volume, there: Common) -> tuple[Transform | None, list[Any]]:
@@ -147,7 +163,8 @@ def _placed(
         moved, steps = _emptied(moved, there.kept), [*steps, *there.steps]
     volume = space.cropped(moved, there.box)
     if labels and np.count_nonzero(volume.values) < np.count_nonzero(moved.values):
-        there.aside(scan.name, CUT, "a label map reaches beyond what is cut out: more `margin_mm` keeps it")
+        why = "a label map reaches beyond what is cut out: more `margin_mm` keeps it"
+        there.aside(scan.name, CUT, why, scan.path)
     return Brought(scan, scanned, volume, steps, motion)
 
 

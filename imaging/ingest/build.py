@@ -12,8 +12,8 @@ What was done is the patient's *record*: plain data that goes into the manifest 
 
 import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from nibabel import nifti1
 from nibabel.affines import obliquity
 from numpy.typing import NDArray
 
+from imaging.dicom import text
 from imaging.ingest import bring, outlines, slices
 from imaging.ingest.bring import Brought
 from imaging.ingest.desk import Desk
 from imaging.ingest.journal import CRASHED
 from imaging.ingest.scans import NOT_ELIGIBLE, Aside, Scan, chosen, dicom_scan, told
+from imaging.ingest.settings import Method
 from imaging.ingest.space import Box
-from imaging.recognised import recognised
+from imaging.recognised import Series, recognised
 from imaging.series import collect
 from imaging.volume import Volume
 from protocol.errors import DicomError
@@ -58,20 +60,21 @@ def unbuilt(desk: Desk, patient: str) -> Record:
 
 
 def _none(why: str) -> Record:
-    return {"scans": {}, "aside": [{"what": CRASHED, "why": why, "count": 1}]}
+    return {"scans": {}, "studies": 0, "aside": [{"what": CRASHED, "why": why, "count": 1, "which": []}]}
 
 
 def build(desk: Desk, patient: str) -> Record:
     """Build one patient's scans anew, and return the record of how; without any, there is no folder."""
-    put_aside = Counter[tuple[str, str]]()
+    put_aside = defaultdict[tuple[str, str], list[Path | None]](list)
 
-    def aside(_: str, word: str, why: str) -> None:
-        put_aside[word, why] += 1
+    def aside(name: str, word: str, why: str, path: Path | None = None) -> None:  # noqa: ARG001 - an `Aside`
+        put_aside[word, why].append(path)
 
     work = desk.work / patient
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    scans = list(_scans(desk, patient, aside))
+    series = list(_series(desk.clean(patient), desk.method, aside))
+    scans = list(_scans(desk, patient, series, aside))
     loaded = _write(desk, chosen(scans, aside), work, aside) if scans else {}
     lacking = [name for name in desk.method.settings.require if name not in loaded.get("volumes", ())]
     if loaded and lacking:
@@ -80,20 +83,46 @@ def build(desk: Desk, patient: str) -> Record:
         shutil.rmtree(work)
         work.mkdir()
     _replace(desk.scans(patient), work)
-    reasons = [{"what": w, "why": why, "count": n} for (w, why), n in sorted(put_aside.items())]
-    return {"scans": loaded, "aside": reasons}
+    reasons = [
+        {"what": what, "why": why, "count": len(paths), "which": sorted({_digest(p) for p in paths if p})}
+        for (what, why), paths in sorted(put_aside.items())
+    ]
+    return {"scans": loaded, "studies": _studies(series, scans), "aside": reasons}
+
+
+def _digest(copy: Path) -> str:
+    """Return what stands for the path of the file that this is the copy of."""
+    return copy.name.partition(".")[0]
+
+
+def _studies(series: Iterable[Series], scans: Iterable[Scan]) -> int:
+    """Count studies, also those of which nothing is used; what names none is of one."""
+    named = {text(each.header, "StudyInstanceUID") for each in series} | {scan.study for scan in scans}
+    return max(1, len(named - {""}))
 
 
 # -- What is there ---------------------------------------------------------------------------
 
 
-def _scans(desk: Desk, patient: str, aside: Aside) -> Iterator[Scan]:
+def _series(folder: Path, method: Method, aside: Aside) -> Iterator[Series]:
+    images = [path for path in sorted(folder.glob("*.dcm")) if not path.name.endswith(outlines.SUFFIX)]
+    stacks = collect(
+        images,
+        lambda path, error: aside("", *told(error), path),
+        pictures_mm=method.settings.pictures_mm,
+    )
+    return recognised(stacks, method.rules)
+
+
+def _scans(desk: Desk, patient: str, series: Sequence[Series], aside: Aside) -> Iterator[Scan]:
     folder = desk.clean(patient)
     for path in sorted(folder.glob("*.nii")):
         _, name, study, _ = path.name.split(".")
         yield Scan(name, study, (1.0, 0, path.name), "its file is called so", partial(_load, path))
     yield from _drawn(desk, folder)
-    yield from _dicom(desk, folder, aside)
+    for each in series:
+        yield from dicom_scan(each, desk.method, aside)
+    yield from outlines.drawn(desk, sorted(folder.glob(f"*{outlines.SUFFIX}")), series, aside)
 
 
 def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
@@ -103,17 +132,6 @@ def _drawn(desk: Desk, folder: Path) -> Iterator[Scan]:
     for name, study, paths in slices.stacks(folder):
         load = partial(slices.stacked, paths, spacing_mm, labels=name in masks)
         yield Scan(name, study, (1.0, len(paths), paths[0].name), "its folder is called so", load)
-
-
-def _dicom(desk: Desk, folder: Path, aside: Aside) -> Iterator[Scan]:
-    paths = sorted(folder.glob("*.dcm"))
-    drawings = [path for path in paths if path.name.endswith(outlines.SUFFIX)]
-    images = [path for path in paths if not path.name.endswith(outlines.SUFFIX)]
-    stacks = collect(images, lambda _, error: aside("", *told(error)))
-    series = [*recognised(stacks, desk.method.rules)]
-    for each in series:
-        yield from dicom_scan(each, desk.method, aside)
-    yield from outlines.drawn(desk, drawings, series, aside)
 
 
 def _load(path: Path) -> Volume:

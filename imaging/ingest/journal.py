@@ -60,6 +60,14 @@ class FileRow(NamedTuple):
         return self.verdict not in PASSING
 
 
+class PutAside(NamedTuple):
+    """How often something was put aside, of how many patients, and digests of a file of each, if known."""
+
+    times: int
+    patients: int
+    which: tuple[str, ...] = ()
+
+
 class Journal:
     """An open journal, see `opened_journal`."""
 
@@ -122,11 +130,11 @@ class Journal:
                 "insert or replace into studies values (?, ?, ?, ?)", [study, images, why, missing]
             )
 
-    def unsent(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return what a PACS did not send, and why -> how many, and of how many studies."""
+    def unsent(self) -> dict[tuple[str, str], PutAside]:
+        """Return what a PACS did not send, and why -> how many; for patients stand studies."""
         query = "select why, sum(missing), count(*) from studies where missing > 0 group by why order by why"
         rows = self._connection.execute(query)
-        return {(Reason.NOT_SENT, why): (missing, studies) for why, missing, studies in rows}
+        return {(Reason.NOT_SENT, why): PutAside(missing, studies) for why, missing, studies in rows}
 
     def tell(self, sheet: str, rows: dict[str, dict[str, str]]) -> None:
         """Write a table's rows, each in the place of an older one."""

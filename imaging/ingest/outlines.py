@@ -51,7 +51,7 @@ def drawn(desk: Desk, paths: Sequence[Path], series: Sequence[Series], aside: As
             for name, place in _refers(path, series, meant, aside):
                 files[name, place].append(path)
         except DicomError as error:
-            aside("", *told(error))
+            aside("", *told(error), path)
     for (name, place), here in files.items():
         on, classes = series[place], {key: number for key, (of, number) in meant.items() if of == name}
         load = partial(_label_map, here, on.stack, classes, desk.method.settings.annotators)
@@ -74,7 +74,7 @@ def _refers(
         found, place = outlines(header), _place(header, series)
     meanings = [meaning(each, meant) for each in found]
     for _ in range(meanings.count(None)):
-        aside("", UNLISTED, NOT_LISTED)
+        aside("", UNLISTED, NOT_LISTED, path)
     names = dict.fromkeys(each[0] for each in meanings if each)
     if names and (place is None or is_too_large(series[place].stack)):
         raise DicomError(Reason.NO_SERIES, NO_SERIES)

@@ -20,10 +20,10 @@ from imaging.dicom import failures, read_header
 from imaging.ingest.admit import row
 from imaging.ingest.build import Record
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, opened_journal
+from imaging.ingest.journal import NOT_TAKEN, TABLE, FileRow, Journal, PutAside, opened_journal
 from imaging.ingest.manifest import Manifest, write_manifest
 from imaging.ingest.outlines import meaning
-from imaging.ingest.tables import read_table
+from imaging.ingest.tables import read_rows, sheet_of
 from imaging.ingest.walk import Entry, opened, walk
 from imaging.ingest.workers import Crew, hired
 from imaging.quality import write_report
@@ -91,13 +91,10 @@ def _ingest(run: Run, sources: Iterable[Path], supplies: Iterable[Supply], *, re
     shutil.rmtree(desk.work)
     records = journal.records()
     manifest = write_manifest(desk.folder, desk.method.plain(), records, journal.sheets())
-    write_report(desk.folder, manifest, [*journal.files()], {**asides(records), **journal.unsent()})
+    studies = sum(record["studies"] for record in records.values())
+    put_aside = {**asides(records), **journal.unsent()}
+    write_report(desk.folder, manifest, [*journal.files()], put_aside, studies)
     return manifest
-
-
-def is_table(entry: Entry) -> bool:
-    """Tell a table by its name."""
-    return entry.parts[-1].lower().endswith(".csv")
 
 
 def find(sources: Iterable[Path], desk: Desk, digest: str) -> str | None:
@@ -132,11 +129,14 @@ def _becomes(name: str, kept: Outline, meant: Mapping[str, tuple[str, int]]) -> 
 
 def _read(run: Run, sources: Iterable[Path]) -> None:
     desk, journal = run.desk, run.journal
-    new = [entry for entry in walk(sources) if not journal.knows(desk.digest(entry), entry)]
-    tables, images = [e for e in new if is_table(e)], [e for e in new if not is_table(e)]
-    for entry in new:
+    tables, images = list[tuple[str, Entry]](), list[Entry]()
+    for entry in walk(sources):
+        sheet = sheet_of(entry, desk.method.settings.tables)
+        if sheet is None and journal.knows(desk.digest(entry), entry):
+            continue
         _forget(desk, journal, entry)
-    journal.note([_table(desk, journal, entry) for entry in tables])
+        images.append(entry) if sheet is None else tables.append((sheet, entry))
+    journal.note([_table(desk, journal, sheet, entry) for sheet, entry in tables])
     done = 0
     for rows in run.crew.through("admit", images, FILES_A_PIECE):
         journal.note(FileRow(*row) for row in rows)
@@ -152,14 +152,14 @@ def _forget(desk: Desk, journal: Journal, entry: Entry) -> None:
             copy.unlink()
 
 
-def _table(desk: Desk, journal: Journal, entry: Entry) -> FileRow:
-    sheet, verdict, why = Path(entry.parts[-1]).stem.lower(), TABLE, ""
+def _table(desk: Desk, journal: Journal, sheet: str, entry: Entry) -> FileRow:
+    verdict, why = TABLE, ""
     if sheet not in desk.method.settings.tables:
         verdict, why = NOT_TAKEN, "a table of another name than `tables` in ingest.yaml lists"
     else:
         try:
             with opened(entry, desk.work) as path:
-                journal.tell(sheet, read_table(desk, path))
+                journal.tell(sheet, read_rows(desk, entry, path))
         except DicomError as error:
             verdict, why = error.reason, str(error).partition(": ")[2]
         except DataError as error:
@@ -186,10 +186,11 @@ def _signature(desk: Desk, rows: Iterable[FileRow]) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
-def asides(records: Mapping[str, Record]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return what was put aside, and why -> how often, and of how many patients."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+def asides(records: Mapping[str, Record]) -> dict[tuple[str, str], PutAside]:
+    """Return what was put aside, and why -> how often, of how many patients, and which."""
+    found: dict[tuple[str, str], PutAside] = {}
     for each in (each for record in records.values() for each in record["aside"]):
-        count, patients = found.get((each["what"], each["why"]), (0, 0))
-        found[each["what"], each["why"]] = count + each["count"], patients + 1
+        key = each["what"], each["why"]
+        count, patients, which = found.get(key, PutAside(0, 0))
+        found[key] = PutAside(count + each["count"], patients + 1, (*which, *each["which"]))
     return found

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from imaging.dicom import text
 from imaging.ingest.settings import Method
@@ -23,8 +25,11 @@ MOST_VOXELS = 2**28
 """Of one volume: 1 GiB as float32."""
 NOT_ELIGIBLE = "not_eligible"
 
-Aside = Callable[[str, str, str], None]
-"""Told of what is put aside: the scan's name, a word, and why."""
+
+class Aside(Protocol):
+    """Told of what is put aside: the scan's name, a word, why, and a file of it where one is known."""
+
+    def __call__(self, name: str, word: str, why: str, path: Path | None = None) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,19 @@ class Scan:
         return self.rank[1]
 
     @property
+    def path(self) -> Path | None:
+        """A file of its series; None where it has none."""
+        return self.series.stack.frames[0].path if self.series else None
+
+    @property
     def frame(self) -> str:
         """Frame of reference in which it lies; empty where nothing says."""
         return text(self.series.header, "FrameOfReferenceUID") if self.series else ""
+
+    @property
+    def flat(self) -> bool:
+        """Tell a picture without a place in the patient (imaging.projections)."""
+        return self.series is not None and self.series.stack.frames[0].flat
 
 
 def dicom_scan(series: Series, method: Method, aside: Aside) -> Iterator[Scan]:
@@ -58,11 +73,12 @@ def dicom_scan(series: Series, method: Method, aside: Aside) -> Iterator[Scan]:
     found, stack = series.modality, series.stack
     first, slices = stack.frames[0], len(stack.frames)
     if not method.wants(found.name):
-        aside(found.name, found.name, found.because[0])
+        aside(found.name, found.name, found.because[0], first.path)
     elif slices < method.settings.least_slices:
-        aside(found.name, NOT_ELIGIBLE, f"{found.name} of fewer slices than ingest.yaml wants")
+        aside(found.name, NOT_ELIGIBLE, f"{found.name} of fewer slices than ingest.yaml wants", first.path)
     elif is_too_large(stack):
-        aside(found.name, Reason.TOO_LARGE, f"a volume of more than {MOST_VOXELS // 2**20} million voxels")
+        why = f"a volume of more than {MOST_VOXELS // 2**20} million voxels"
+        aside(found.name, Reason.TOO_LARGE, why, first.path)
     else:
         study, rank = text(series.header, "StudyInstanceUID"), (found.confidence, slices, first.instance)
         load = partial(read_volume, stack)
@@ -84,7 +100,8 @@ def chosen(scans: Sequence[Scan], aside: Aside) -> dict[str, list[Scan]]:
     best = max(studies, key=lambda study: (*_extent(studies[study]), study), default="")
     for study in studies.keys() - {best}:
         for scan in studies[study]:
-            aside(scan.name, scan.name, "of another study: scans of one patient are of one study")
+            why = "of another study: scans of one patient are of one study"
+            aside(scan.name, scan.name, why, scan.path)
     named: defaultdict[str, list[Scan]] = defaultdict(list)
     for scan in sorted([*studies.get(best, []), *own], key=lambda scan: scan.rank, reverse=True):
         named[scan.name].append(scan)
@@ -104,7 +121,7 @@ def taken(
             try:
                 volume = canonical(straightened(scan.load()))
             except DicomError as error:
-                aside(name, *told(error))
+                aside(name, *told(error), scan.path)
                 continue
             yield scan, volume
             break

@@ -14,10 +14,11 @@
                                           # called or coded in DICOM SEG and RTSTRUCT; the later class wins
     annotators: union                     # of a class in several files; or `majority`, what most have
     names: {t1ce: t1c, seg: tumour}       # what NIfTI files are called here -> what they are
-    tables: [labels, ehr, report]         # names of CSV files to take
+    tables: [labels, ehr, report]         # names of CSV files, and of reports' folders or files, to take
     levels: {sex: {female: [f, w]}}       # a column of words -> columns of 0 and 1, here `sex_female`
     terms: {text: {oedema: [oedema, edema]}}   # a column of free text -> which of these it holds
     slices_mm: [0.5, 0.5, 5]              # of image slices, which bear no text; null: they are not taken
+    pictures_mm: [0.2, 0.2]               # pixels of X-rays that do not say it; null: those are not taken
     require: [t1, tumour]                 # a patient who lacks one of these is not in the cohort
     least_slices: 1                       # a DICOM series of fewer is put aside
     rules: modalities.yaml                # the site's own rules for recognising series, beside this file
@@ -41,7 +42,7 @@ from protocol.errors import RecipeError, SettingsError
 from protocol.recipe import Count, NotNegative, Positive, Title, read_plain
 from protocol.typed import record
 
-FORMAT = 2
+FORMAT = 3
 """Of what is built: another number makes every patient anew."""
 
 Terms = Mapping[Title, tuple[str, ...]]
@@ -53,7 +54,7 @@ Classes = tuple[tuple[str, ...], ...]
 SKULL_STRIPPING, DEFACE, REMOVE = "skull_stripping", "deface", "remove"
 UNKNOWN_CODE = "SCT:261665006"
 WORDS = "levels", "terms"
-NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap"})
+NO_SCANS = frozenset({"unknown", "localiser", "derived", "screenshot", "phase", "fieldmap", "unprocessed"})
 NIFTI_NAMES = {
     "t1w": "t1",
     "t1n": "t1",
@@ -86,6 +87,7 @@ class IngestSettings:
     levels: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
     terms: Mapping[str, Terms] = field(default_factory=dict[str, Terms])
     slices_mm: tuple[Positive, Positive, Positive] | None = None
+    pictures_mm: tuple[Positive, Positive] | None = None
     require: tuple[Title, ...] = ()
     least_slices: Count = 1
     rules: str | None = None

@@ -1,5 +1,9 @@
 """Tables: labels, health records, reports. A CSV whose column `patient` holds the hospital's own numbers.
 
+    <table>.csv               a row a patient, or several
+    <patient>/<table>.txt     a report in a file of its own: a row whose only column is `text`; the patient is
+    <table>/<patient>.txt     read as of NIfTI files. Of several of one patient the last by path counts
+
 The numbers become stand-ins, and what else is taken is numbers, for a cell of text may be a name:
 
     number         stays
@@ -13,16 +17,52 @@ Several rows of one patient become one: a term is there if any of them holds it,
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from imaging.ingest.admit import whose
 from imaging.ingest.desk import Desk
 from imaging.ingest.manifest import Rows
 from imaging.ingest.settings import IngestSettings, Terms
+from imaging.ingest.walk import Entry
 from imaging.sheets import PATIENT, Row, number, read_sheet
 from protocol.errors import DataError
 
 _COLUMN = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
+TEXT = "text"
+"""The column of a report that is a file of its own."""
+
+
+def sheet_of(entry: Entry, tables: Collection[str]) -> str | None:
+    """Return which table a file is, or holds a row of; None if its name makes it something else."""
+    *folders, file = (part.lower() for part in entry.parts)
+    stem = Path(file).stem
+    if file.endswith(".csv"):
+        return stem
+    places = (stem, *folders[-1:]) if file.endswith(".txt") else ()
+    return next((name for name in places if name in tables), None)
+
+
+def read_rows(desk: Desk, entry: Entry, path: Path) -> Rows:
+    """Return the rows of a table or a report that can be read at `path`.
+
+    Raises:
+        DataError: as `read_table`, or it is no text, or no terms are listed for it.
+    """
+    return read_table(desk, path) if entry.parts[-1].lower().endswith(".csv") else _report(desk, entry, path)
+
+
+def _report(desk: Desk, entry: Entry, path: Path) -> Rows:
+    *folders, file = entry.parts
+    settings, stem = desk.method.settings, Path(file).stem
+    if TEXT not in settings.terms:
+        raise DataError(f"free text of which ingest.yaml wants nothing: list `terms` of '{TEXT}'")
+    try:
+        words = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError("it is no text in UTF-8: write it anew") from None
+    patient = whose(folders)[0] if stem.lower() in settings.tables else stem
+    return {desk.patient(patient): _numbers({TEXT: words}, settings)}
 
 
 def read_table(desk: Desk, path: Path) -> Rows:

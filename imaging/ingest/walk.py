@@ -1,9 +1,9 @@
 """What lies under some folders and zip files: one entry a file.
 
 Links are not followed, so nothing outside of what was named is read. A DICOMDIR is passed over in favour
-of the files that it lists, names that begin with a dot are not looked at, and a zip file in a zip file
-is an unknown file. A member of a zip file is unpacked alone, under a name of ours, and never beyond the size
-that is allowed, whatever its own header says.
+of the files that it lists, and stands for its folder where it is named itself. Names that begin with a dot
+are not looked at, and a zip file in a zip file is an unknown file. A member of a zip file is unpacked alone,
+under a name of ours, and never beyond the size that is allowed, whatever its own header says.
 """
 
 import os
@@ -19,6 +19,7 @@ from imaging.dicom import MOST_FILE
 from imaging.reasons import Reason
 from protocol.errors import DataError, DicomError
 
+DIRECTORY = "DICOMDIR"
 MOST_MEMBERS = 1_000_000
 _PIECE = 2**20
 
@@ -48,7 +49,7 @@ def walk(sources: Iterable[Path]) -> Iterator[Entry]:
     Raises:
         DataError: a source is not there.
     """
-    places = sorted({source.absolute() for source in sources})
+    places = sorted({_place(source.absolute()) for source in sources})
     missing = [place for place in places if not place.exists()]
     if missing:
         raise DataError(f"{len(missing)} of {len(places)} sources are not there: give folders or zip files")
@@ -76,6 +77,10 @@ def opened(entry: Entry, work: Path) -> Generator[Path]:
         yield target
 
 
+def _place(source: Path) -> Path:
+    return source.parent if source.is_file() and source.name.upper() == DIRECTORY else source
+
+
 def _files(place: Path) -> Iterator[Path]:
     if place.is_file():
         yield place
@@ -86,7 +91,7 @@ def _files(place: Path) -> Iterator[Path]:
 
 
 def _is_meant(name: str) -> bool:
-    return not name.startswith(".") and name.upper() != "DICOMDIR"
+    return not name.startswith(".") and name.upper() != DIRECTORY
 
 
 def _entry(path: Path) -> Entry:

@@ -47,23 +47,34 @@ class EncodersUNet(MultiModal):
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits."""
-        image = seen[self.images[0]].x
-        levels = {
+        levels = self.levels(seen)
+        return self.read(levels, self.fused(levels, seen), seen)
+
+    def levels(self, seen: Mapping[str, Seen]) -> dict[str, list[Tensor]]:
+        """Return the encoders' maps, finest first, of every image that anybody has."""
+        return {
             name: self.encoders[modality_group(name)](padded(seen[name].x, self.plan))
             for name in self.images
             if seen[name].anybody
         }
+
+    def read(
+        self, levels: Mapping[str, list[Tensor]], fused: list[Tensor], seen: Mapping[str, Seen]
+    ) -> dict[str, Tensor]:
+        """Return head -> logits: outlines from what is `fused`, others from each encoder's last map."""
+        image = seen[self.images[0]].x
         outputs: dict[str, Tensor] = {}
         if self.decoder is not None:
-            decoded = self.decoder(self._fused(levels, seen))
+            decoded = self.decoder(fused)
             outputs |= predictions(self.maps, cropped(decoded, image))
         if self.vectors:
             vectors = {n: pooled(each[-1]) for n, each in levels.items()} | encoded(self.tables, seen)
-            fused = masked_mean(vectors, seen, (len(image), self.plan.channels[-1]))
-            outputs |= predictions(self.vectors, fused)
+            mean = masked_mean(vectors, seen, (len(image), self.plan.channels[-1]))
+            outputs |= predictions(self.vectors, mean)
         return outputs
 
-    def _fused(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> list[Tensor]:
+    def fused(self, levels: Mapping[str, list[Tensor]], seen: Mapping[str, Seen]) -> list[Tensor]:
+        """Return the mean of what is present at each scale, finest first."""
         image = padded(seen[self.images[0]].x, self.plan)
         fused: list[Tensor] = []
         for level, channels in enumerate(self.plan.channels):

@@ -1,7 +1,8 @@
-"""A TCP line that can be cut: what runs through it then waits, as in a network that is partitioned."""
+"""A TCP line that can be cut, as in a network that is partitioned, or slow: what runs through it waits."""
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -11,6 +12,7 @@ class Link:
 
     def __init__(self, port: int) -> None:
         self._to = port
+        self.bytes_per_s = float("inf")
         self._whole = threading.Event()
         self._whole.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -53,5 +55,6 @@ class Link:
             while data := source.recv(65536):
                 self._whole.wait()
                 sink.sendall(data)
+                time.sleep(len(data) / self.bytes_per_s)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)

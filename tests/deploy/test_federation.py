@@ -58,7 +58,8 @@ def test_a_private_run_is_started_stopped_gone_on_with_and_finished(federation: 
         assert account.spent >= (spent[-1] or 0) > 0
 
     spans = stages(federation, run)
-    assert all(spans[name] > 0 for name in STAGES.values())
+    assert spans.keys() > set(STAGES.values())
+    assert spans[STAGES["answered"]] > 0  # a small task is there with its announcement
 
     assert _tracked(federation) == {"": 3, "north": 3, "south": 3}
     told = _typed(federation, "federation", "status")

@@ -1,4 +1,4 @@
-"""A round closes at its deadline without a site that is cut off, and what that site says late is nobody's."""
+"""A round closes at its deadline without a site that is cut off; a site whose line is slow is waited for."""
 
 import pytest
 
@@ -8,6 +8,23 @@ from tests.deploy.federation import Federation
 from tests.deploy.link import Link
 
 pytestmark = pytest.mark.deploy
+
+SLOW = 4e6
+"""Bytes a second in either direction of each connection: what a laptop has at home."""
+
+
+def test_a_large_model_goes_over_a_slow_line(federation: Federation, link: Link) -> None:
+    link.bytes_per_s = SLOW
+    try:
+        run = federation.begin(
+            "rounds=1", "training.steps=1", "model.channels=[128,256,512]", "roster.quorum=2"
+        )
+        federation.until_finished(run)
+    finally:
+        link.bytes_per_s = float("inf")
+    told = {site.site: site for ended in read_record(run).rounds for site in ended.sites}
+    assert {site: found.status for site, found in told.items()} == {"north": "accepted", "south": "accepted"}
+    assert told["south"].bytes_up > 5 * SLOW
 
 
 def test_a_site_is_cut_off_for_a_round(federation: Federation, link: Link) -> None:

@@ -146,7 +146,7 @@ def test_from_empty_machines_to_a_run(desks: dict[str, Desk]) -> None:
     coordinator.types(stop)
     until(lambda: "stopped" in coordinator.types(status), lambda: _said(desks))
     coordinator.types(resume)
-    until(lambda: "finished" in coordinator.types(status), lambda: _said(desks), seconds=300)
+    until(lambda: "finished" in coordinator.types(status), lambda: _said(desks), seconds=900)
     assert (run / "report.html").exists()
     assert re.fullmatch(r"[0-9a-f]{64}\s*", coordinator.types(key))
     for site in hospitals:

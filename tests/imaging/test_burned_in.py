@@ -42,6 +42,7 @@ def without(*keywords: str, **attributes: Any) -> Dataset:
         (image(**US, BurnedInAnnotation="NO"), (KIND,)),
         (image(Modality="OT", ConversionType="WSD"), (KIND,)),
         (image(ConversionType="DF"), (KIND,)),
+        (image(Modality="CR", NominalScannedPixelSpacing=[0.1, 0.1]), (KIND,)),
         (without("Modality"), (KIND,)),
         (image(Modality="QX"), (KIND,)),
         (without("ImageOrientationPatient"), (SCREEN,)),

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from imaging import deidentify as module
@@ -162,9 +162,9 @@ def keeps_private(place: Place) -> Iterator[DataElement]:
     return (place.dataset[tag] for tag in place.dataset.keys() if tag.is_private)  # noqa: SIM118
 
 
-def keeps_unlisted(element: DataElement, *context: Any) -> DataElement | None:
-    unlisted = element.tag not in rules() and element.tag.group not in UNWRITABLE
-    return element if unlisted else REWRITTEN(element, *context)
+def keeps_unlisted(tag: BaseTag, place: Place) -> DataElement | None:
+    unlisted = tag not in rules() and tag.group not in UNWRITABLE
+    return place.dataset[tag] if unlisted else REWRITTEN(tag, place)
 
 
 def keeps_values_unseen(*_: Any) -> bool:
@@ -228,7 +228,7 @@ def test_an_unlisted_attribute_is_removed() -> None:
         for keyword, tag in keyword_dict.items():
             if tag not in rules() and tag >> 16 not in UNWRITABLE and keyword != "SpecificCharacterSet":
                 dataset.add(Canaries().element(tag, ""))
-    declared = {0x00080005, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
+    declared = {0x00080005, 0x00100020, 0x00120062, 0x00120063, 0x00120064, 0x00280303}
 
     clean, _ = deidentify(dataset, KEY)
 

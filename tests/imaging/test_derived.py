@@ -46,7 +46,7 @@ def test_what_archives_leave_out_is_empty_in_what_is_derived(tmp_path: Path) -> 
     assert (seg.PatientBirthDate, seg.AccessionNumber, seg.PatientSex) == ("", "", "")
 
 
-def test_without_a_frame_of_reference_nothing_is_derived(tmp_path: Path) -> None:
+def test_without_a_frame_of_reference_no_segmentation_is_derived(tmp_path: Path) -> None:
     study = altered(tmp_path / "study", FrameOfReferenceUID=None)
     with pytest.raises(DicomError, match="frame of reference"):
         write(tmp_path, study)

@@ -49,6 +49,13 @@ def ct(**more: Any) -> Dataset:
     return header("CT", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], **more)
 
 
+def view(meaning: str) -> Dataset:
+    """A coded view (PS3.16 CID 4010)."""
+    code = Dataset()
+    code.CodeMeaning = meaning
+    return code
+
+
 GIVEN = {"ContrastBolusAgent": "Gadovist"}
 WRITTEN: dict[str, tuple[Callable[[], Dataset], str]] = {
     # Times of usual protocols at 1.5 and 3 T, without a word of description.
@@ -120,6 +127,15 @@ WRITTEN: dict[str, tuple[Callable[[], Dataset], str]] = {
     "chest from behind": (lambda: header("DX", ViewPosition="PA"), "xr_pa"),
     "chest from the front": (lambda: header("CR", ViewPosition="AP"), "xr_ap"),
     "lateral": (lambda: header("CR", ViewPosition="LL"), "xr_lateral"),
+    "lateral by its code": (lambda: header("DX", ViewCodeSequence=[view("left lateral")]), "xr_lateral"),
+    "chest from behind by its code": (
+        lambda: header("DX", ViewCodeSequence=[view("postero-anterior")]),
+        "xr_pa",
+    ),
+    "a detector's raw image": (
+        lambda: header("DX", ViewPosition="PA", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1.1"),
+        "unprocessed",
+    ),
     "a radiograph": (lambda: header("CR"), "xr"),
     "mammogram": (lambda: header("MG", ViewPosition="MLO"), "mg_mlo"),
     "ultrasound": (lambda: header("US", SamplesPerPixel=3), "us"),

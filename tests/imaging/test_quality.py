@@ -77,7 +77,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_report_says_who_has_what_and_what_is_there_twice(report: str) -> None:
     assert "<td>4 of 4</td>" in report
     assert '<th scope="row">t1</th><td>BOTH</td>' in report
-    assert '<th scope="row">an image that is there already: used once</th><td>1 files</td>' in report
+    assert '<th scope="row">an image that is there already: used once</th><td>1</td>' in report
+    assert "<b>4</b><span>studies</span>" in report
 
 
 def test_nothing_is_fetched_and_nothing_runs(report: str) -> None:

@@ -12,15 +12,18 @@ from protocol.recipe import Head, Modality, Part, Recipe
 SEGMENTING = (
     "early_fusion_unet",
     "encoders_unet",
+    "fedamm",
+    "fedmema",
     "medusa",
     "parallel_unet",
     "parallel_unet_holder",
     "segresnet",
 )
-FUSING = ("encoders_unet", "medusa", "parallel_unet", "parallel_unet_holder")
+FUSING = ("encoders_unet", "fedamm", "fedmema", "medusa", "parallel_unet", "parallel_unet_holder")
 TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")
-PRETEXT = (*OF_IMAGES, "embed_fusion", "modality_moe", "parallel_unet_holder", "prob_bind")
+OF_CLASSES = ("fedamm", "fedmema")
+PRETEXT = (*OF_IMAGES, *OF_CLASSES, "embed_fusion", "modality_moe", "parallel_unet_holder", "prob_bind")
 MEASURING = ("embed_fusion", "prob_bind")  # whose pretext has no layer of its own, and reads tables too
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)

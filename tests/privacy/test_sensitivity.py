@@ -20,6 +20,7 @@ from protocol.errors import PrivacyError
 from protocol.recipe import Head, Part, Recipe
 from tests.models.cases import (
     MAPPING,
+    OF_CLASSES,
     OUTLINING,
     PRETEXT,
     SEGMENTING,
@@ -43,18 +44,20 @@ HEADS = [
 CAN = {"segmentation": MAPPING, "pretext": PRETEXT}
 OTHERS = sorted(set(MODELS) - set(OUTLINING))
 
-# Every model with every head that it can have and every objective that fits the head.
+# Every model with every head that it can have and every objective that fits the head; those that are
+# `encoders_unet` without their pretext, with that.
 PAIRS = [
     (model, replace(head, objective=Part(name)))
     for model in MODELS
     for head in HEADS
-    if model in CAN.get(head.kind, OTHERS)
+    if model in CAN.get(head.kind, OTHERS) and (model not in OF_CLASSES or head.kind == "pretext")
     for name in CASE_COUPLED
     if OBJECTIVES[name]().fits(head)
 ]
-MODES = [(name, mode) for name in OTHERS for mode in ("hooks", "functorch", "ew")]
-MODES += [(name, mode) for name in OUTLINING for mode in ("hooks", "ew")]
-MODES += [pytest.param(name, "functorch", marks=pytest.mark.slow) for name in OUTLINING]
+ALIKE = (*OUTLINING, *OF_CLASSES)
+MODES = [(name, mode) for name in MODELS if name not in ALIKE for mode in ("hooks", "functorch", "ew")]
+MODES += [(name, mode) for name in ALIKE for mode in ("hooks", "ew")]
+MODES += [pytest.param(name, "functorch", marks=pytest.mark.slow) for name in ALIKE]
 # An objective sees logits, whatever made them: with models that only segment, one of each will do.
 FEW = [(model, head) for model, head in PAIRS if model not in OUTLINING or head.objective.name == "dice_ce"]
 
@@ -91,6 +94,8 @@ def label(value: object) -> str | None:
 
 
 def simplest(name: str) -> Head:
+    if name in OF_CLASSES:
+        return Head("pretext", 1, Part("own"))
     return Head("segmentation", 2) if name in OUTLINING else Head("classification", 3, Part("ce"))
 
 

@@ -540,5 +540,5 @@ def test_a_run_that_nobody_watches_says_into_its_log_how_it_goes_and_why_it_ends
 
 def test_a_site_is_who_its_reply_is_from_whatever_its_description_says() -> None:
     summary = {"site": "south", "patients": {}, "cases": {}, "patterns": {}, "labels": {}}
-    facts = {"summary": summary, "owned": {}, "usable": [], "leaves": {}}
+    facts = {"summary": summary, "owned": {}, "usable": [], "leaves": {}, "version": "1"}
     assert member_of(Reply("north", "describe", "run", 0, facts=facts)).summary.site == "north"

@@ -1,5 +1,6 @@
 """The coordinator at work: what is started, who may connect, and the commands around runs."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -140,13 +141,16 @@ def test_a_wrong_recipe_is_refused_before_there_is_a_run(home: CoordinatorHome) 
 
 def test_the_federation_at_a_glance() -> None:
     record = records.record(private=True, rounds=2, status="running")
-    site = record.sites[0].site
+    first, *others = record.sites
+    record = replace(record, sites=(replace(first, version="1.2.3"), *others))
+    site = first.site
     nodes = {site: Node(1, b"", site, True, "2026-11-25T10:00:00.123")}
     table = sites_table([site, "elsewhere"], nodes, record)
     columns = [list(column.cells) for column in table.columns]
     assert columns[0] == [site, "elsewhere"]
     assert columns[1] == ["yes", "never"]
     assert columns[2][0] == "2026-11-25T10:00:00"
-    assert columns[3][0].startswith("2: ")
-    assert " of " in columns[5][0]
-    assert columns[3][1] == "-"
+    assert columns[3] == ["1.2.3", "-"]
+    assert columns[4][0].startswith("2: ")
+    assert " of " in columns[6][0]
+    assert columns[4][1] == "-"

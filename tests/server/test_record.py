@@ -54,7 +54,7 @@ ROUNDS = st.builds(
     scores=st.dictionaries(NAMES, SCORES, max_size=2),
 )
 TOLD = st.dictionaries(NAMES, COUNTS, max_size=2)
-SUMMARIES = st.builds(SiteSummary, NAMES, TOLD, TOLD, TOLD, TOLD)
+SUMMARIES = st.builds(SiteSummary, NAMES, TOLD, TOLD, TOLD, TOLD, version=NAMES)
 RECORDS = st.builds(
     RunRecord,
     run=NAMES,
@@ -65,6 +65,7 @@ RECORDS = st.builds(
     subsets=st.dictionaries(NAMES, st.dictionaries(NAMES, SCORES, max_size=2), max_size=2),
     environment=st.dictionaries(NAMES, NAMES, max_size=2),
     status=st.sampled_from(["running", "finished", "stopped", "failed"]),
+    early=NAMES,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),

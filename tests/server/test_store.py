@@ -109,3 +109,18 @@ def test_a_piece_that_nobody_announced_leaves_no_file(tmp_path: Path, message: M
         for name, piece in get_all_nested_objects(message).items():
             assert not state.store_object(RUN, "no session", name, piece.deflate())
     assert not _files(tmp_path)
+
+
+def test_who_may_not_store_a_piece_does_not_remove_what_another_has_put_there(
+    tmp_path: Path, message: Message
+) -> None:
+    store = _opened(tmp_path)
+    with no_object_id_recompute():
+        pieces = get_all_nested_objects(message)
+        store.preregister(RUN, get_object_tree(message))
+        name, content = max(((n, p.deflate()) for n, p in pieces.items()), key=lambda each: len(each[1]))
+    one, other = store.aside(name, content), store.aside(name, content)
+    store.put(name, one)
+    store.forget(name, other)
+    assert _files(tmp_path) == {name}
+    assert store.get(name) == content

@@ -1,6 +1,7 @@
 """What we change of Flower's SuperLink, and that Flower still has it where we change it."""
 
 import asyncio
+import gc
 import inspect
 import sqlite3
 from collections.abc import Iterable
@@ -245,3 +246,15 @@ def test_what_is_no_question_of_flowers_is_passed_on_as_it_came() -> None:
 
     asked = [("POST", path, b"\xff nonsense") for path in (PULL, PUSH)]
     assert asyncio.run(_answers(Awaited(echo), asked)) == ["200 \ufffd nonsense"] * 2
+
+
+def test_numbers_that_ask_leave_nothing_behind() -> None:
+    """Anybody may ask, before it is known who they are."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=401)(scope, receive, send)
+
+    app = Awaited(refuse)
+    asyncio.run(_answers(app, [("POST", PULL, _asks(number)) for number in range(1, 50)]))
+    gc.collect()
+    assert not app._news

@@ -54,6 +54,13 @@ def test_the_controls_are_the_recipe_with_one_thing_changed(data: Path) -> None:
     assert all(each.roster.train == ("pooled",) for each in pooled)
 
 
+def test_of_a_strategy_that_names_a_site_the_pooled_one_is_named(data: Path) -> None:
+    named = replace(METHOD, strategy=Part("fedmema", {"server": "north"}))
+    found = with_controls(named, data)
+    assert found["tiny"] == named
+    assert found["tiny: pooled, all steps"].strategy.options == {"server": "pooled"}
+
+
 def test_equal_controls_of_two_methods_are_one_cell(data: Path) -> None:
     other = replace(METHOD, name="other", model=Part("encoders_unet", {"channels": (4, 8)}))
     mine, theirs = (with_controls(each, data)[EARLY_FUSION] for each in (METHOD, other))

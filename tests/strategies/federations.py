@@ -7,19 +7,40 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from protocol.groups import Layout, Slot
 from protocol.update import Update, Vectors
-from strategies.base import Received, Strategy
+from strategies.base import Received, State, Strategy
 from strategies.catalogue import STRATEGIES
 
 SIZES = {"head:tumour": 1, "modality:flair": 3, "modality:t1": 4, "shared": 6}
 
-QUIET = {"dp_fedavg": {"unit": "site", "noise_multiplier": 0.0}}
+KERNEL = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("bias", (2,), 4))})
+"""Two filters in `shared`: the numbers 0, 1, 4 and the numbers 2, 3, 5."""
+
+PROTOTYPE = Layout({"shared": (Slot("kernel", (2, 2), 0), Slot("prototypes.taught_by_flair.w", (2,), 4))})
+"""The last two numbers of `shared` are FLAIR's."""
+
+ANCHORED = Layout({"head:tumour": (Slot("anchors.w", (1,), 0),)})
+
+QUIET = {
+    "dp_fedavg": {"unit": "site", "noise_multiplier": 0.0},
+    "fedmema": {"server": "site 0"},
+}
 """Options that a strategy needs to be a function of its updates."""
 
 
 def made(name: str) -> Strategy:
     """Return the strategy with its defaults, and without noise."""
     return STRATEGIES[name](**QUIET.get(name, {}))
+
+
+def laid_out(strategy: Strategy, layout: Layout = KERNEL) -> Strategy:
+    """Return the strategy with what the server tells it of the model."""
+
+    def init(parameters: Vectors) -> State:
+        return replace(strategy.init(parameters), layout=layout)
+
+    return replace(strategy, init=init)
 
 
 @dataclass(frozen=True)

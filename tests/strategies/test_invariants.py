@@ -19,7 +19,7 @@ from strategies.catalogue import STRATEGIES
 from tests.strategies.federations import SIZES, Federation, copied, failing, federations, made, stream
 
 NAMES = sorted(STRATEGIES)
-GATHERS = {"median", "trimmed_mean", "krum", "geometric_median", "fedmsplit"}
+GATHERS = {"median", "trimmed_mean", "krum", "geometric_median", "fedmema", "fedmepd", "fedmsplit"}
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
 
@@ -186,6 +186,9 @@ def alive(size: int) -> int:
         ("trimmed_mean", {"trim": 0.5}, "strategy.trim"),
         ("krum", {"m": 0}, "strategy.m"),
         ("modality_balanced", {"balance": 1.1}, "strategy.balance"),
+        ("fedamm", {"balance": -0.1}, "strategy.balance"),
+        ("fedmema", {}, "strategy.server: 'fedmema' needs this option"),
+        ("fedmepd", {"patience": 0}, "strategy.patience"),
         ("fedmsplit", {"temperature": 0.0}, "strategy.temperature"),
         ("median", {"trim": 0.1}, "strategy.trim"),
         ("fedavgg", {}, "fedavg"),
@@ -214,6 +217,8 @@ def test_bad_options_are_refused_by_their_path(name: str, options: dict[str, obj
         (lambda: STRATEGIES["trimmed_mean"](trim=0.499), STRATEGIES["median"]),
         (STRATEGIES["scaffold"], STRATEGIES["fedavg"]),
         (lambda: STRATEGIES["modality_balanced"](balance=0.0), STRATEGIES["fedavg"]),
+        (STRATEGIES["fedamm"], STRATEGIES["modality_balanced"]),
+        (lambda: STRATEGIES["fedmepd"](patience=10), STRATEGIES["fedavg"]),
     ],
 )
 @few

@@ -85,6 +85,18 @@ def half_balanced(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     modality_balanced(x, memory, updates, 0.5)
 
 
+def fedamm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With `federations.PROTOTYPE`: numbers 4 and 5 of `shared` by owners of FLAIR, site by site."""
+    before, flair = x["shared"][4:].copy(), "modality:flair"
+    modality_balanced(x, memory, updates)
+    moved, cases = np.zeros(2), 0.0
+    for delta, n, u in owners(updates, "shared"):
+        held = [count for m, count in u.counts.items() if m.startswith("modality:")]
+        part = n * u.counts.get(flair, 0) / max(sum(held), 1)
+        moved, cases = moved + part * delta[4:], cases + part
+    x["shared"][4:] = before + moved / (cases or 1)
+
+
 def fedavgm(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
     for g in x:
         mean = owner_mean(updates, g)
@@ -259,3 +271,34 @@ def cosine(a: Array, b: Array) -> float:
 def arrays(update: Update) -> Arrays:
     """Return an update's deltas in double precision."""
     return {g: v.numpy().astype(np.float64) for g, v in update.deltas.items()}
+
+
+def fedmepd(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With the two filters of `federations.KERNEL` and a patience of 1, filter by filter."""
+    parts = {"shared": [[0, 1, 4], [2, 3, 5]], "head:tumour": [[0]]}
+    for g in x:
+        sent = owners(updates, g)
+        before = x[g].copy()
+        for f, part in enumerate(parts.get(g, [list(range(len(before)))])):
+            gone = [f"{sender(u)} {g} {f}" in memory for _, _, u in sent]
+            shared = [(delta[part], n) for (delta, n, _), own in zip(sent, gone, strict=True) if not own]
+            if not shared:
+                continue
+            move = sum(n * delta for delta, n in shared) / sum(n for _, n in shared)
+            x[g][part] = before[part] + move
+            for delta, _, u in sent:
+                if delta[part] @ move < 0 and not g.startswith("modality:"):
+                    memory[f"{sender(u)} {g} {f}"] = np.ones(1)
+
+
+def fedmema(x: Arrays, memory: Arrays, updates: list[Update]) -> None:
+    """With `site 0` as the server's, and the anchors of `federations.ANCHORED`."""
+    for g in x:
+        if g.startswith("modality:"):
+            mean = owner_mean(updates, g)
+            x[g] = x[g] if mean is None else x[g] + mean
+            continue
+        ends = {sender(u): memory.get(f"{sender(u)} {g}", x[g]) + delta for delta, _, u in owners(updates, g)}
+        if g != "head:tumour":
+            memory.update({f"{name} {g}": end for name, end in ends.items()})
+        x[g] = ends.get("site 0", x[g])

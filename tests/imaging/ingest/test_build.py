@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import load
 
+from imaging.ingest.run import find
 from imaging.ingest.scans import Scan, chosen
+from imaging.quality import NAME
 from imaging.volume import Volume
 from protocol.errors import SettingsError
 from sim.phantom_dicom import write_series
@@ -29,7 +31,7 @@ def scan(name: str, study: str, sure: float = 0.9, slices: int = 8, key: str = "
 
 def names(scans: list[Scan]) -> tuple[dict[str, list[str]], list[str]]:
     aside = list[str]()
-    found = chosen(scans, lambda _, word, __: aside.append(word))
+    found = chosen(scans, lambda _, word, *__: aside.append(word))
     return {name: [each.rank[2] for each in scans] for name, scans in found.items()}, sorted(aside)
 
 
@@ -65,7 +67,11 @@ def test_a_volume_that_cannot_be_made_makes_room_for_the_next(tmp_path: Path) ->
 
     stand_in = at.patient(patient(1))
     assert np.array_equal(load(at.scans(stand_in) / "t1.nii").dataobj, volume(1).values)
-    assert [each["what"] for each in manifest["patients"][stand_in]["aside"]] == ["missing_slices"]
+    (aside,) = manifest["patients"][stand_in]["aside"]
+    (digest,) = aside["which"]
+    assert aside["what"] == "missing_slices"
+    assert "/long/" in str(find([tmp_path / "pacs"], at, digest))
+    assert digest in (at.folder / NAME).read_text(encoding="utf-8")
 
 
 def test_all_scans_of_a_patient_lie_on_the_references_grid(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def write_everywhere(root: Path) -> Path:
     (pacs / "t1.nii").write_text(NAME, encoding="utf-8")
     report = f'patient,text\n{NAME}-3,"{NAME} has an oedema"\n'
     (root / "more" / "report.csv").write_text(report, encoding="utf-8")
+    (root / "report").mkdir()
+    (root / "report" / f"{NAME}-2.txt").write_text(f"{NAME} has an oedema", encoding="utf-8")
     draw(root / "drawn" / f"{NAME}-3" / "t1" / f"{NAME}_1.png", np.eye(8, dtype=np.uint8))
     drawn_on, mask = pacs / f"{NAME}_1" / "t1", np.zeros(SHAPE, bool)
     mask[4:6, 4:6, 1:3] = True

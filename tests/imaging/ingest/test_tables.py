@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from imaging.ingest.tables import read_table
+from imaging.ingest.tables import read_rows, read_table, sheet_of
+from imaging.ingest.walk import Entry, walk
 from protocol.errors import DataError
 from tests.imaging.ingest.exports import NAME, desk, patient
 
@@ -69,3 +70,40 @@ def test_a_word_that_is_not_listed_is_refused_and_not_shown(tmp_path: Path) -> N
     with pytest.raises(DataError, match="column 'sex'") as caught:
         table(tmp_path, f"patient,sex\n1,{NAME}\n", WORDS)
     assert NAME not in str(caught.value)
+
+
+REPORTS = WORDS.replace("{levels", "{tables: [report], levels", 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "sheet"),
+    [
+        ("a/report.csv", "report"),
+        ("a/other.csv", "other"),
+        ("a/Report.TXT", "report"),
+        ("report/a.txt", "report"),
+        ("a/readme.txt", None),
+        ("report/a.dcm", None),
+    ],
+)
+def test_a_table_or_a_report_is_told_by_its_name(path: str, sheet: str | None) -> None:
+    assert sheet_of(Entry(path, "", 0, 0), ("report",)) == sheet
+    assert sheet_of(Entry("x.zip", path, 0, 0), ("report",)) == sheet
+
+
+@pytest.mark.parametrize(
+    "name", [f"{patient(1)}/report.txt", f"report/{patient(1)}.txt", f"sub-{patient(1)}/ses-2/report.txt"]
+)
+def test_a_report_in_a_file_of_its_own_is_its_patients(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "export" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{NAME}:\nno OEDEMA seen.", encoding="utf-8")
+    at, (entry,) = desk(tmp_path / "home", REPORTS), walk([tmp_path / "export"])
+
+    assert read_rows(at, entry, path) == {at.patient(patient(1)): {"text_mass": "0", "text_oedema": "1"}}
+
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_rows(at, entry, path)
+    with pytest.raises(DataError, match="terms"):
+        read_rows(desk(tmp_path / "home", "tables: [report]"), entry, path)

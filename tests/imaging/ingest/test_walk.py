@@ -22,6 +22,7 @@ def test_every_file_once_in_the_order_of_names(tmp_path: Path) -> None:
 
     assert names(tmp_path) == ["3", "1", "2"]
     assert names(tmp_path / "b", tmp_path, tmp_path / "b" / "1") == ["3", "1", "2"]
+    assert names(tmp_path / "b" / "DICOMDIR") == ["1", "2"]
 
 
 def test_nothing_outside_is_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from imaging.ingest.desk import Desk
-from imaging.ingest.journal import opened_journal
+from imaging.ingest.journal import PutAside, opened_journal
 from imaging.pacs import WANTED, Archive, Level, Row, fetch
 from imaging.pacs.asked import Asked
 from imaging.pacs.fetch import SPOOL, Source
@@ -94,7 +94,7 @@ def ingested(at: Desk, asked: Asked = ASKED, pacs: Pacs = PACS) -> int:
     return len(brought([], at, supplies=[Source(pacs, asked)])["patients"])
 
 
-def unsent(at: Desk) -> dict[tuple[str, str], tuple[int, int]]:
+def unsent(at: Desk) -> dict[tuple[str, str], PutAside]:
     with opened_journal(at.folder) as journal:
         return journal.unsent()
 
@@ -151,7 +151,7 @@ def test_one_bad_study_stops_nothing_and_is_tried_again(shelf: Shelf, tmp_path: 
     shelf.lost = {studies[patient(2)].SOPInstanceUID}
 
     assert ingested(at) == 2
-    assert unsent(at) == {("not_sent", "HTTP 500"): (2, 2)}
+    assert unsent(at) == {("not_sent", "HTTP 500"): PutAside(2, 2)}
     assert "not_sent" in (at.folder / "quality.html").read_text(encoding="utf-8")
 
     shelf.broken, shelf.lost = set(), set()
@@ -179,7 +179,7 @@ def test_a_study_that_is_larger_than_the_spool_comes_in_parts(shelf: Shelf, tmp_
     small = Pacs("main", WebSettings("https://pacs.example", spool_gib=(largest - 1) / 2**30), Path())
 
     ingested(at, pacs=small)
-    assert unsent(at) == {("not_sent", "the study is larger than `spool_gib` in pacs.yaml"): (1, 1)}
+    assert unsent(at) == {("not_sent", "the study is larger than `spool_gib` in pacs.yaml"): PutAside(1, 1)}
     assert len(shelf.sent) == len(shelf.images) - 1
 
     ingested(at, pacs=small)
