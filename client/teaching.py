@@ -47,14 +47,13 @@ class Lesson:
 
 def lesson(site: Site) -> Lesson:
     """Begin a round of `site`, whose network holds what the server sent."""
-    model, teach = site.flat.model, site.local.teach
-    if teach is None:
-        return Lesson(site.objectives, deepcopy(model).eval() if model.told else None)
-    heads = teachable(site.recipe.heads)
-    if not heads and not model.told:
+    model, teach, heads = site.flat.model, site.local.teach, site.recipe.heads
+    learned: dict[str, Objective] = {}
+    if teach is not None:
+        learned = {
+            head: taught(site.objectives[head], heads[head], teach.weight, teach.temperature)
+            for head in teachable(heads)
+        }
+    if not learned and not model.told:
         return Lesson(site.objectives)
-    objectives = {
-        head: taught(site.objectives[head], site.recipe.heads[head], teach.weight, teach.temperature)
-        for head in heads
-    }
-    return Lesson({**site.objectives, **objectives}, deepcopy(model).eval(), heads)
+    return Lesson({**site.objectives, **learned}, deepcopy(model).eval(), tuple(learned))

@@ -3,9 +3,9 @@
     agreement   sum over rows r of  w_r * cross-entropy(softmax(teacher_r / sharpening), softmax(student_r))
     spread      - log of the distance of a case's vector to the nearest of another case
 
-A row is one prediction over prototypes: of a whole view by its class token (DINO), of a hidden patch (iBOT).
-A student says its rows with their weights in the last column; the teacher's rows are the head's target.
-Where nobody teaches (an attack on a single step), a network is its own teacher.
+A row is one prediction over prototypes: of a whole view by its class token (DINO: Caron et al., ICCV 2021), of
+a hidden patch (iBOT: Zhou et al., ICLR 2022). A student says its rows with their weights in the last column;
+the teacher's rows are the pretext's target.
 """
 
 import torch
@@ -13,20 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def agreement(said: Tensor, told: Tensor, sharpening: float, *, centred: bool) -> Tensor:
+def agreement(said: Tensor, told: Tensor, sharpening: float) -> Tensor:
     """Return what each case costs, `(B,)`.
 
     Args:
         said: the student's logits `(B, R, K)`, and a column of weights: `(B, R, K + 1)`.
-        told: the teacher's logits `(B, R, K)`; `(B, 0)` where there is no teacher.
+        told: the teacher's logits `(B, R, K)`.
         sharpening: the teacher's temperature over the student's.
-        centred: take off the teacher's mean over the batch, which couples its cases.
     """
     logits, weights = said.tensor_split([-1], 2)
-    teacher = told if told.ndim == said.ndim else logits.detach()
-    if centred:
-        teacher = teacher - (weights * teacher).sum((0, 1)) / weights.sum().clamp(min=1e-9)
-    chances = (teacher / sharpening).softmax(2)
+    chances = (told / sharpening).softmax(2)
     return -(weights * chances * logits.log_softmax(2)).sum((1, 2))
 
 

@@ -38,7 +38,6 @@ from protocol.typed import Rule
 Odd = Annotated[int, Rule("odd and >= 3", lambda value: value % 2 == 1 and value > 1)]
 AboveOne = Annotated[float, Rule("> 1", lambda value: value > 1)]
 Smoothing = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
-Weights = Annotated[tuple[float, ...], Rule("each > 0", lambda value: all(each > 0 for each in value))]
 Coupling = Literal["case", "batch", "site"]
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,8 +52,6 @@ class Objective:
     function: Function
     coupling: Coupling
     fits: Callable[[Head], bool] = lambda head: True  # noqa: ARG005 - any head
-    instead: str = ""
-    """What to do where coupling is refused, if there is something better than to leave the head out."""
 
 
 def case_losses(
@@ -156,21 +153,13 @@ def bce() -> Objective:
     return Objective(_bce, "case", _is_binary)
 
 
-def ce(*, weights: Weights = (), smoothing: Smoothing = 0.0) -> Objective:
+def ce(*, smoothing: Smoothing = 0.0) -> Objective:
     """Cross-entropy of a classification with two classes or more.
 
-    `weights`: what a case of each class counts, fixed before the run: taken from a batch they would couple
-    its cases. `smoothing`: share of the truth that all classes share (Szegedy et al., CVPR 2016).
+    `smoothing`: share of the truth that is spread over all classes (Szegedy et al., CVPR 2016).
     """
-
-    def losses(logits: Tensor, target: Tensor) -> Tensor:
-        each = logits.new_tensor(weights) if weights else None
-        return functional.cross_entropy(logits, target, each, reduction="none", label_smoothing=smoothing)
-
-    def fits(head: Head) -> bool:
-        return head.kind == "classification" and head.classes > 1 and len(weights) in {0, head.classes}
-
-    return Objective(losses, "case", fits)
+    function = partial(functional.cross_entropy, reduction="none", label_smoothing=smoothing)
+    return Objective(function, "case", lambda head: head.kind == "classification" and head.classes > 1)
 
 
 def focal(*, gamma: NotNegative = 2.0) -> Objective:
@@ -216,17 +205,12 @@ def contrast(*, temperature: Positive = 0.1) -> Objective:
     return Objective(lambda said, target: gaussians.contrast(said, temperature), "batch", _is_pretext)  # noqa: ARG005
 
 
-def dino(*, sharpening: Positive = 0.7, centred: bool = False) -> Objective:
+def dino(*, sharpening: Positive = 0.7) -> Objective:
     """A pretext of `mm_dino`: to say of a view what a teacher says of another (`models.agreement`).
 
-    `sharpening`: the teacher's temperature over the student's. `centred`: take off the teacher's mean over
-    the batch, as DINO does so that not all cases become one class; by default that is left to the labels.
+    `sharpening`: the teacher's temperature over the student's.
     """
-
-    def losses(said: Tensor, told: Tensor) -> Tensor:
-        return agreement.agreement(said, told, sharpening, centred=centred)
-
-    return Objective(losses, "batch" if centred else "case", _is_pretext, "set centred: false")
+    return Objective(partial(agreement.agreement, sharpening=sharpening), "case", _is_pretext)
 
 
 def koleo() -> Objective:
@@ -318,8 +302,7 @@ _OTHERWISE = {"survival": "use 'exponential' for survival", "pretext": "leave th
 def refuse_coupling(name: str, head: Head, objective: Objective) -> None:
     """Raise PrivacyError, with the alternative, for an objective that couples cases."""
     if objective.coupling != "case":
-        instead = objective.instead or _OTHERWISE[head.kind]
         raise PrivacyError(
             f"heads.{name}.objective: '{head.objective.name}' couples the cases of a {objective.coupling}, "
-            f"so one patient's influence has no bound; {instead}, or privacy.epsilon=null"
+            f"so one patient's influence has no bound; {_OTHERWISE[head.kind]}, or privacy.epsilon=null"
         )

@@ -74,7 +74,8 @@ class Learned(nn.Module):
 
     def forward(self, cases: int, length: int) -> Tensor:
         """Return `(cases, length, size)`."""
-        return self.vector(torch.ones(cases, length, 1, device=self.vector.weight.device))
+        weight = self.vector.weight
+        return self.vector(torch.ones(cases, length, 1, device=weight.device, dtype=weight.dtype))
 
 
 class Tokenizer(nn.Module):

@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _EVENLY = 0.5  # the chance of a block
 _SHARES = (0.1, 0.5)  # of the patches that a block hides
@@ -22,17 +21,27 @@ _FLATTEST = 0.3  # one side of a block over another
 def crop(images: Tensor, numbers: Tensor, shares: tuple[float, float], size: tuple[int, ...]) -> Tensor:
     """Cut a part out of each case's images `(B, M, X, Y[, Z])` and bring it to `size`: `(B, M, *size)`.
 
+    Values between voxels are linear between them, along each axis in turn.
     `numbers` `(B, 1 + axes)`: how much of the image, between both `shares`, and from where along each axis.
     """
-    axes = images.ndim - 2
     least, most = shares
-    side = (least + numbers[:, :1] * (most - least)) ** (1 / axes)  # (B, 1), of the image's own
-    offset = (1 - side) * (2 * numbers[:, 1:] - 1)  # (B, axes)
-    scale = side[..., None] * torch.eye(axes, device=images.device)
-    places = functional.affine_grid(
-        torch.cat([scale, offset[..., None]], 2), [*images.shape[:2], *size], align_corners=False
-    )
-    return functional.grid_sample(images, places, padding_mode="border", align_corners=False)
+    numbers = numbers.to(images.dtype)
+    side = (least + numbers[:, :1] * (most - least)) ** (1 / len(size))  # (B, 1), of the image's own
+    for axis, length in enumerate(size, start=2):
+        middles = (torch.arange(length, device=images.device) + 0.5) / length
+        first = (1 - side) * numbers[:, axis - 1, None]
+        images = _read_at(images, axis, first + side * middles)
+    return images
+
+
+def _read_at(images: Tensor, axis: int, places: Tensor) -> Tensor:
+    """Read each case's images along `axis` at `places` `(B, L)`, from 0, its first edge, to 1, its last."""
+    voxels = images.shape[axis]
+    place = (places * voxels - 0.5).clamp(0, voxels - 1)[:, None]  # (B, 1, L), 0 is a first voxel's middle
+    each = torch.arange(voxels, device=images.device)[:, None]
+    near = (1 - (place - each).abs()).clamp(min=0)  # (B, voxels, L), adds to one over voxels
+    lines = images.movedim(axis, -1)
+    return (lines.flatten(1, -2) @ near).unflatten(1, lines.shape[1:-1]).movedim(-1, axis)
 
 
 def block(numbers: Tensor, grid: tuple[int, ...]) -> Tensor:

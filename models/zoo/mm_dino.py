@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import MultiModal
+from models.base import MultiModal, drawn
 from models.fits import need_image, refuse_tables
 from models.heads import pretexts_of
 from models.masking import Seen, uniforms, visible, zero_where_absent
@@ -106,8 +106,7 @@ class MMDino(MultiModal):
     def tell(self, batch: Batch) -> dict[str, Tensor]:
         """Return a teacher's rows `(B, R, K)`, from the student's large crops with nothing hidden."""
         images, has = self._images(visible(batch, self.modalities))
-        draw = has.new_zeros(len(has), dtype=torch.int64) if batch.draw is None else batch.draw
-        read = [self._read(x, has) for x in self._crops(images, draw)[:2]]
+        read = [self._read(x, has) for x in self._crops(images, drawn(batch))[:2]]
         return dict.fromkeys(self.told, self._rows(read, [teacher for teacher, _ in _TAUGHT]))
 
     def _rows(self, read: list[Tensor], views: list[int]) -> Tensor:
