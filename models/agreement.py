@@ -3,9 +3,9 @@
     agreement   sum over rows r of  w_r * cross-entropy(softmax(teacher_r / sharpening), softmax(student_r))
     spread      - log of the distance of a case's vector to the nearest of another case
 
-A row is one prediction over prototypes: of a whole view by its class token (DINO: Caron et al., ICCV 2021), of
-a hidden patch (iBOT: Zhou et al., ICLR 2022). A student says its rows with their weights in the last column;
-the teacher's rows are the pretext's target.
+A row is one prediction over prototypes: of a whole view by its class token (DINO: Caron et al., ICCV 2021),
+of a hidden patch (iBOT: Zhou et al., ICLR 2022). A student says its rows with their weights in the last
+column; the teacher's rows are the pretext's target.
 """
 
 import torch

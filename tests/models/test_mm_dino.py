@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from models import views
 from models.agreement import agreement, spread
 from models.catalogue import build_model, build_objectives
 from models.masking import uniforms
-from models.objectives import ce
+from models.objectives import case_losses, ce, total_loss
+from models.tokens import positions
 from models.views import block, crop, one_whole
 from models.zoo import mm_dino
 from models.zoo.mm_dino import MMDino
@@ -52,16 +53,34 @@ def test_a_case_is_one_class_token_and_one_token_a_patch_of_what_it_has(
     assert (1 + readable.sum(1)).tolist() == [1 + 16 * n for n in (3, 2, 2, 1, 0)]
 
 
-def test_a_modality_is_a_vector_of_norm_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its parameters are; and with them ten times as large nothing changes."""
+def check_norm_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a name adds to every token, whatever its parameters are, is the same vector of norm one."""
     model = built().eval()
-    said = model(SOME_LACK)["grade"]
     with torch.no_grad():
-        for parameter in model.names.parameters():
-            parameter.mul_(10)
-    torch.testing.assert_close(model(SOME_LACK)["grade"], said)
-    monkeypatch.setattr(functional, "normalize", lambda x, dim: x / 7)
-    assert not torch.allclose(model(SOME_LACK)["grade"], said)
+        for name, parameter in model.names.named_parameters():
+            parameter.mul_(10 if "flair" in name else 0.1)
+    seen: list[Tensor] = []
+
+    def noted(tokens: Tensor, readable: Tensor) -> list[Tensor]:
+        seen.append(tokens)
+        return [tokens]
+
+    monkeypatch.setattr(model.tokenizer, "forward", lambda x: torch.zeros(len(x), 16, 12))
+    monkeypatch.setattr(model.encoder, "forward", noted)
+    model(SOME_LACK)
+    names = seen[0].unflatten(1, (3, 16))[0] - positions((4, 4), 12)  # of the case that has everything
+    torch.testing.assert_close(names.norm(dim=2), torch.ones(3, 16))
+    torch.testing.assert_close(names, names[:, :1].expand_as(names))
+
+
+def test_a_modality_is_a_vector_of_norm_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_norm_one(monkeypatch)
+
+
+def test_a_name_as_long_as_its_parameters_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "normalize", lambda x, dim: x)
+    with pytest.raises(AssertionError):
+        check_norm_one(monkeypatch)
 
 
 def test_the_teacher_s_word_does_not_depend_on_what_is_absent() -> None:
@@ -108,48 +127,59 @@ def test_what_is_hidden(draw: int, height: int, width: int, held: int) -> None:
     assert not (chosen & ~has).any()
 
 
-def test_a_crop_shows_one_part_of_every_image() -> None:
-    image = torch.arange(16.0).view(1, 1, 4, 4).repeat(2, 2, 1, 1)
-    whole = crop(image, torch.tensor([[1.0, 0.3, 0.9]] * 2), (0.5, 1.0), (4, 4))
-    torch.testing.assert_close(whole, image)
-    corner = crop(image, torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]]), (0.25, 1.0), (2, 2))
-    torch.testing.assert_close(corner[0, 0], image[0, 0, :2, :2])
-    torch.testing.assert_close(corner[1, 1], image[0, 0, 2:, 2:])
+@pytest.mark.parametrize("shape", [(9, 5), (7, 4, 6)])
+def test_a_crop_is_what_pytorch_samples(shape: tuple[int, ...]) -> None:
+    """Of every image of a case the same part; nothing beyond an edge but the edge."""
+    axes, generator = len(shape), torch.Generator().manual_seed(2)
+    images = torch.randn(4, 2, *shape, generator=generator)
+    numbers = torch.rand(4, 1 + axes, generator=generator)
+    side = (0.2 + 0.3 * numbers[:, 0]) ** (1 / axes)
+    # Its axes run from -1 to 1, the last first.
+    shift = (1 - side[:, None]) * (2 * numbers[:, 1:].flip(1) - 1)
+    scale = side[:, None, None] * torch.eye(axes)
+    places = functional.affine_grid(
+        torch.cat([scale, shift[..., None]], 2), [4, 2, *(3,) * axes], align_corners=False
+    )
+    expected = functional.grid_sample(images, places, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(crop(images, numbers, (0.2, 0.5), (3,) * axes), expected)
 
 
 def by_hand(said: Tensor, told: Tensor) -> list[float]:
+    """The losses of rows, each a weight and two lists of chances, by plain arithmetic."""
     return [
         sum(
-            -float(row[-1]) * sum(p * math.log(q) for p, q in zip(_chances(t, 0.7), _chances(row[:-1], 1.0), strict=True))
-            for row, t in zip(case, heard, strict=True)
+            -weight * sum(p * math.log(q) for p, q in zip(chances(t, 0.7), chances(z, 1.0), strict=True))
+            for (*z, weight), t in zip(case, heard, strict=True)
         )
-        for case, heard in zip(said, told, strict=True)
-    ]  # fmt: skip
+        for case, heard in zip(said.tolist(), told.tolist(), strict=True)
+    ]
 
 
-def _chances(logits: Tensor, temperature: float) -> list[float]:
-    powers = [math.exp(float(z) / temperature) for z in logits]
+def chances(logits: list[float], temperature: float) -> list[float]:
+    powers = [math.exp(z / temperature) for z in logits]
     return [power / sum(powers) for power in powers]
 
 
-def check_agreement(said: Tensor, told: Tensor) -> None:
-    assert agreement(said, told, 0.7, centred=False).tolist() == pytest.approx(by_hand(said, told), rel=1e-5)
+def check_agreement() -> None:
+    generator = torch.Generator().manual_seed(1)
+    said, told = torch.rand(3, 4, 3, generator=generator), torch.rand(3, 4, 2, generator=generator)
+    assert agreement(said, told, 0.7).tolist() == pytest.approx(by_hand(said, told), rel=1e-5)
 
 
 def test_agreement_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    said, told = torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(1)), torch.rand(3, 4, 2)
-    check_agreement(said, told)
+    check_agreement()
     honest: Callable[..., Tensor] = Tensor.softmax
     monkeypatch.setattr(Tensor, "softmax", lambda x, dim: honest(x * 0.7, dim))  # a teacher no surer
     with pytest.raises(AssertionError):
-        check_agreement(said, told)
+        check_agreement()
 
 
-def test_a_centred_teacher_couples_cases_and_a_fixed_one_does_not() -> None:
-    said, told = torch.rand(4, 5, 4), torch.rand(4, 5, 3)
-    for centred in (False, True):
-        alone = agreement(said[:1], told[:1], 0.7, centred=centred)
-        assert torch.allclose(agreement(said, told, 0.7, centred=centred)[:1], alone) != centred
+def test_nobody_learns_from_no_teacher() -> None:
+    """A target that nobody has told is no target: not even a network that teaches itself."""
+    untaught = replace(SOME_LACK, targets=SOME_LACK.targets | {"scan": torch.empty(5, 0)})
+    for loss in (case_losses, total_loss):
+        with pytest.raises(IndexError):
+            loss(built()(untaught), untaught, RECIPE.heads, build_objectives(RECIPE))
 
 
 def test_koleo_is_the_log_of_the_nearest_distance() -> None:
@@ -158,23 +188,19 @@ def test_koleo_is_the_log_of_the_nearest_distance() -> None:
     assert spread(vectors[:1]).tolist() == [0]
 
 
-def test_what_couples_a_batch_is_not_private_and_the_error_says_what_is() -> None:
+def test_what_couples_a_batch_is_not_private() -> None:
     private = replace(RECIPE, privacy=Privacy(epsilon=8.0))
     assert build_objectives(private)["scan"].coupling == "case"
-    for part, instead in ((Part("dino", {"centred": True}), "centred: false"), (Part("koleo"), "leave this")):
-        heads = {**RECIPE.heads, "scan": replace(SCAN["scan"], objective=part)}
-        with pytest.raises(PrivacyError, match=rf"heads\.scan\.objective: .* of a batch, .*{instead}"):
-            build_objectives(replace(private, heads=heads))
+    heads = {**RECIPE.heads, "even": replace(SCAN["scan"], objective=Part("koleo"))}
+    with pytest.raises(PrivacyError, match=r"heads\.even\.objective: .* cases of a batch, .*; leave this"):
+        build_objectives(replace(private, heads=heads))
 
 
-def test_the_paper_s_weights_of_classes() -> None:
-    """log(N / n_c) of ten, five and one in sixteen; a case's loss is its class' weight times what it was."""
-    weights = tuple(math.log(16 / n) for n in (10, 5, 1))
-    assert weights == pytest.approx((0.47, 1.1632, 2.7726), abs=5e-5)
-    logits, target = torch.rand(3, 3), torch.tensor([2, 0, 1])
-    found = ce(weights=weights).function(logits, target) / ce().function(logits, target)
-    assert found.tolist() == pytest.approx([weights[2], weights[0], weights[1]])
-    assert not ce(weights=weights).fits(Head("classification", 2, Part("ce")))
+def test_smoothing_spreads_a_share_of_the_truth() -> None:
+    logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    shares = torch.tensor([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
+    expected = -(shares * logits.log_softmax(1)).sum(1)
+    torch.testing.assert_close(ce(smoothing=0.1).function(logits, target), expected)
 
 
 def test_other_heads_and_tables_are_refused() -> None:
@@ -187,7 +213,12 @@ def test_other_heads_and_tables_are_refused() -> None:
         build_model(RECIPE)(batch_for(RECIPE, presence(RECIPE, [NAMES]), (4, 4, 4)))
 
 
-def test_the_recipe_s_network_is_small_and_may_train_privately() -> None:
-    recipe = load_recipe("recipes/mm_dino.yaml", ["privacy.epsilon=8", "privacy.delta=0.001"])
-    assert 300_000 < sum(p.numel() for p in build_model(recipe).parameters()) < 500_000
-    assert build_objectives(recipe)["self"].coupling == "case"
+def test_the_recipe_is_the_paper_s_and_private_without_koleo() -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "recipes" / "mm_dino.yaml")
+    assert {name: build_objectives(recipe)[name].coupling for name in recipe.heads} == {
+        "grade": "case", "views": "case", "even": "batch",
+    }  # fmt: skip
+    batch = batch_for(recipe, presence(recipe, [("flair", "t1"), ("t1", "t2")]), (16, 16))
+    outputs = build_model(recipe)(batch)
+    assert outputs["even"].shape == (2, 2, 64)
+    assert total_loss(outputs, batch, recipe.heads, build_objectives(recipe)).isfinite()

@@ -35,7 +35,9 @@ from tests.models.cases import (
 from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
 from tests.privacy.networks import Plain, built, cases
 
-CASE_COUPLED = [name for name, builder in OBJECTIVES.items() if builder().coupling == "case" and name != "dino"]
+CASE_COUPLED = [
+    name for name, builder in OBJECTIVES.items() if builder().coupling == "case" and name != "dino"
+]
 HEADS = [
     Head("segmentation", 2),
     Head("classification", 3),
@@ -45,7 +47,8 @@ HEADS = [
 ]
 CAN = {"segmentation": MAPPING, "pretext": PRETEXT}
 OTHERS = sorted(set(MODELS) - {*OUTLINING, *TOLD})
-BESIDE = dict.fromkeys(SEGMENTING, TUMOUR) | dict.fromkeys(TOLD, {"grade": VECTOR_HEADS["grade"]})
+GRADE = {"grade": VECTOR_HEADS["grade"]}
+BESIDE = dict.fromkeys(SEGMENTING, TUMOUR) | dict.fromkeys(TOLD, GRADE)
 """Heads without which a model has no pretext."""
 
 # Every model with every head that it can have and every objective that fits the head; those that are
