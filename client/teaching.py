@@ -1,5 +1,7 @@
 """What a site is taught in a round: the global model's answers on all that each case has.
 
+A strategy may ask for it (`strategies.modality_distillation`), and a model's pretext (`models.zoo.mm_dino`).
+
 The teacher is a copy of the network as it stands when training starts, which is what the server sent;
 it learns nothing and is forgotten with the round. It sees a case as the step does (mirrored, if it is),
 with every modality that the case has, and the student what `modality_dropout` leaves. Under privacy its
@@ -11,9 +13,10 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from client.site import Site
+from models.base import MultiModal
 from models.distillation import joined, taught, teachable
 from models.objectives import Objective
 from protocol.batch import Batch
@@ -21,29 +24,36 @@ from protocol.batch import Batch
 
 @dataclass(frozen=True)
 class Lesson:
-    """The objectives of a round, and who teaches: nobody, where the strategy does not ask for it."""
+    """The objectives of a round, and who teaches: nobody, where neither strategy nor model asks for it.
+
+    `heads` are those whose targets are `joined`; a pretext's target is what the teacher tells.
+    """
 
     objectives: Mapping[str, Objective]
-    teacher: nn.Module | None = None
+    teacher: MultiModal | None = None
     heads: tuple[str, ...] = ()
 
     def taught(self, batch: Batch, present: Tensor) -> Batch:
-        """Return `batch` with targets `joined`: the teacher sees the modalities `present`, bool `(B, M)`."""
+        """Return `batch` with what is taught: the teacher sees the modalities `present`, bool `(B, M)`."""
         if self.teacher is None:
             return batch
+        whole = batch.seeing(present)
         with torch.no_grad():
-            said = self.teacher(batch.seeing(present))
+            said = self.teacher(whole) if self.heads else {}
+            told = self.teacher.tell(whole)
         answers = {head: joined(said[head], batch.targets[head]) for head in self.heads}
-        return replace(batch, targets={**batch.targets, **answers})
+        return replace(batch, targets={**batch.targets, **answers, **told})
 
 
 def lesson(site: Site) -> Lesson:
     """Begin a round of `site`, whose network holds what the server sent."""
-    teach, heads = site.local.teach, teachable(site.recipe.heads)
-    if teach is None or not heads:
+    model, teach, heads = site.flat.model, site.local.teach, site.recipe.heads
+    learned: dict[str, Objective] = {}
+    if teach is not None:
+        learned = {
+            head: taught(site.objectives[head], heads[head], teach.weight, teach.temperature)
+            for head in teachable(heads)
+        }
+    if not learned and not model.told:
         return Lesson(site.objectives)
-    objectives = {
-        head: taught(site.objectives[head], site.recipe.heads[head], teach.weight, teach.temperature)
-        for head in heads
-    }
-    return Lesson({**site.objectives, **objectives}, deepcopy(site.flat.model).eval(), heads)
+    return Lesson({**site.objectives, **learned}, deepcopy(model).eval(), tuple(learned))

@@ -45,8 +45,7 @@ class MultiModal(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return head -> logits; what stands in an absent modality's place is never read."""
         seen = visible(batch, self.modalities)
-        draw = batch.present.new_zeros(len(batch), dtype=torch.int64) if batch.draw is None else batch.draw
-        return self.predict(seen) | self.pretext(seen, draw)
+        return self.predict(seen) | self.pretext(seen, drawn(batch))
 
     @property
     def axes(self) -> int:
@@ -61,6 +60,15 @@ class MultiModal(nn.Module, ABC):
         """Return pretext -> `(B, 1)`, what each case costs by itself; chance follows from `draw` `(B,)`."""
         return {}
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Pretexts whose target is what a teacher says: a copy of this network, see `client.teaching`."""
+        return ()
+
+    def tell(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the pretexts of `told` -> what this network, as a teacher, says of each case, `(B, ...)`."""
+        return {}
+
     def group_of(self, name: str) -> str:
         """Return the group that owns the parameter `name`."""
         return next((part for part in name.split(".") if ":" in part), SHARED)
@@ -70,3 +78,8 @@ class MultiModal(nn.Module, ABC):
         if isinstance(self.get_submodule(name.rpartition(".")[0]), _NORMS):
             return "norm"
         return "head" if self.group_of(name).startswith("head:") else "other"
+
+
+def drawn(batch: Batch) -> Tensor:
+    """Return the number that each case has drawn, int64 `(B,)`."""
+    return batch.present.new_zeros(len(batch), dtype=torch.int64) if batch.draw is None else batch.draw

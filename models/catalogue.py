@@ -25,6 +25,7 @@ from models.zoo.ivdnet import ivdnet
 from models.zoo.m2snet import m2snet
 from models.zoo.medusa import medusa
 from models.zoo.mm_cascade import mm_cascade
+from models.zoo.mm_dino import mm_dino
 from models.zoo.mmsformer import mmsformer
 from models.zoo.modality_moe import modality_moe
 from models.zoo.modality_slice_memory import modality_slice_memory
@@ -54,6 +55,7 @@ MODELS: Catalogue = {
     "m2snet": m2snet,
     "medusa": medusa,
     "mm_cascade": mm_cascade,
+    "mm_dino": mm_dino,
     "mmsformer": mmsformer,
     "modality_moe": modality_moe,
     "modality_slice_memory": modality_slice_memory,
@@ -74,7 +76,7 @@ _FITTING = MappingProxyType(
         "segmentation": "dice_ce, dice, dice_holder, dice_pseudo_holder, structure, bce or focal",
         "classification": "bce or focal for one logit (classes: 1), ce or focal for more",
         "survival": "cox or exponential",
-        "pretext": "own or contrast",
+        "pretext": "own, contrast, dino or koleo",
     }
 )
 

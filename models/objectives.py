@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models import gaussians
+from models import agreement, gaussians
 from models.divergence import holder, pseudo_holder
 from models.masking import rows
 from models.structure import at_edges, unlike
@@ -37,6 +37,7 @@ from protocol.typed import Rule
 
 Odd = Annotated[int, Rule("odd and >= 3", lambda value: value % 2 == 1 and value > 1)]
 AboveOne = Annotated[float, Rule("> 1", lambda value: value > 1)]
+Smoothing = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 Coupling = Literal["case", "batch", "site"]
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -152,9 +153,13 @@ def bce() -> Objective:
     return Objective(_bce, "case", _is_binary)
 
 
-def ce() -> Objective:
-    """Cross-entropy of a classification with two classes or more."""
-    return Objective(_ce, "case", lambda head: head.kind == "classification" and head.classes > 1)
+def ce(*, smoothing: Smoothing = 0.0) -> Objective:
+    """Cross-entropy of a classification with two classes or more.
+
+    `smoothing`: share of the truth that is spread over all classes (Szegedy et al., CVPR 2016).
+    """
+    function = partial(functional.cross_entropy, reduction="none", label_smoothing=smoothing)
+    return Objective(function, "case", lambda head: head.kind == "classification" and head.classes > 1)
 
 
 def focal(*, gamma: NotNegative = 2.0) -> Objective:
@@ -200,6 +205,19 @@ def contrast(*, temperature: Positive = 0.1) -> Objective:
     return Objective(lambda said, target: gaussians.contrast(said, temperature), "batch", _is_pretext)  # noqa: ARG005
 
 
+def dino(*, sharpening: Positive = 0.7) -> Objective:
+    """A pretext of `mm_dino`: to say of a view what a teacher says of another (`models.agreement`).
+
+    `sharpening`: the teacher's temperature over the student's.
+    """
+    return Objective(partial(agreement.agreement, sharpening=sharpening), "case", _is_pretext)
+
+
+def koleo() -> Objective:
+    """A pretext of `mm_dino`: cases spread evenly, each away from its nearest in the batch."""
+    return Objective(lambda said, target: agreement.spread(said), "batch", _is_pretext)  # noqa: ARG005
+
+
 OBJECTIVES: Catalogue = {
     "bce": bce,
     "ce": ce,
@@ -209,8 +227,10 @@ OBJECTIVES: Catalogue = {
     "dice_ce": dice_ce,
     "dice_holder": dice_holder,
     "dice_pseudo_holder": dice_pseudo_holder,
+    "dino": dino,
     "exponential": exponential,
     "focal": focal,
+    "koleo": koleo,
     "own": own,
     "structure": structure,
 }
@@ -236,10 +256,6 @@ def _dice_and(divergence: Callable[[Tensor, Tensor], Tensor], smooth: float) -> 
         return overlap(logits, target) + divergence(chances, truth).mean(1)
 
     return Objective(losses, "case", _is_segmentation)
-
-
-def _ce(logits: Tensor, target: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, target, reduction="none")
 
 
 def _focal(gamma: float) -> Function:

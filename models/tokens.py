@@ -3,6 +3,7 @@
     patches        (B, 1, X, Y[, Z])  ->  (B, N, voxels of a patch)     what a patch holds
     Tokenizer      (B, 1, X, Y[, Z])  ->  (B, N, D)                     what a patch becomes
     Block          (B, L, D)          ->  (B, L, D)                     pre-norm, self-attention
+    Encoder        (B, L, D)          ->  (B, 1 + L, D), after each     a class token first, then blocks
     CrossBlock     (B, K, D), (B, L, D)  ->  (B, K, D)        first the one reads the other
 
 Blocks are those of ViT (Dosovitskiy et al., ICLR 2021) without dropout. Who may be read is a mask,
@@ -73,7 +74,8 @@ class Learned(nn.Module):
 
     def forward(self, cases: int, length: int) -> Tensor:
         """Return `(cases, length, size)`."""
-        return self.vector(torch.ones(cases, length, 1, device=self.vector.weight.device))
+        weight = self.vector.weight
+        return self.vector(torch.ones(cases, length, 1, device=weight.device, dtype=weight.dtype))
 
 
 class Tokenizer(nn.Module):
@@ -132,6 +134,29 @@ class Block(nn.Module):
         normal = self.before(x)
         x = x + self.attention(normal, normal, readable)
         return x + self.perceptron(self.between(x))
+
+
+class Encoder(nn.Module):
+    """Transformer blocks over a class token and the tokens of a case."""
+
+    def __init__(self, size: int, depth: int, heads: int) -> None:
+        """Build `depth` blocks."""
+        super().__init__()
+        self.first = Learned(size)
+        self.blocks = nn.ModuleList(Block(size, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(size)
+
+    def forward(self, tokens: Tensor, readable: Tensor) -> list[Tensor]:
+        """Return what goes into the first block and comes out of each, `(B, 1 + L, D)`, the last normalised.
+
+        `tokens` `(B, L, D)` are read where bool `readable` `(B, L)`; the class token stands before them.
+        """
+        x = torch.cat([self.first(len(tokens), 1), tokens], 1)
+        readable = torch.cat([torch.ones_like(readable[:, :1]), readable], 1)
+        states = [x]
+        for block in self.blocks:
+            states.append(block(states[-1], readable))
+        return [*states[:-1], self.norm(states[-1])]
 
 
 class CrossBlock(nn.Module):

@@ -19,7 +19,7 @@ class Batch:
     `present`   bool `(B, M)`, columns in the recipe's order
     `targets`   head -> `(B, C, X, Y[, Z])` float32 {0,1} for segmentation, `(B,)` int64
                 class for classification, `(B, 2)` float32 (time, event) for survival,
-                `(B, 0)` for a pretext, whose target is the input
+                `(B, 0)` for a pretext, whose target is the input, or what a teacher says in a step
     `labelled`  head -> bool `(B,)`, False where the case lacks that label
     `draw`      int64 `(B,)`, a number a case from which follows all that a model does by chance in
                 a step, such as what it masks; None counts as zeros

@@ -97,14 +97,19 @@ def contenders(recipes: Sequence[Recipe], data: Path, *, controls_of_each: bool)
 def early_fusion(recipe: Recipe) -> Recipe:
     """Return the recipe with one U-Net over all modalities, as large as its own model says it is.
 
-    It has no stages, and as many rounds as all of them.
+    It has no stages, and as many rounds as all of them; and no pretexts.
     """
     options = {
         n: recipe.model.options[n] for n in ("channels", "dims", "groups") if n in recipe.model.options
     }
-    model, rounds = Part("early_fusion_unet", options), recipe.all_rounds
     return replace(
-        recipe, name="early_fusion", model=model, strategy=Part("fedavg"), stages=(), rounds=rounds
+        recipe,
+        name="early_fusion",
+        heads={name: head for name, head in recipe.heads.items() if head.kind != "pretext"},
+        model=Part("early_fusion_unet", options),
+        strategy=Part("fedavg"),
+        stages=(),
+        rounds=recipe.all_rounds,
     )
 
 

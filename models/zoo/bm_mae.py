@@ -37,7 +37,7 @@ from models.fits import need_image, refuse_tables
 from models.fusion import masked_mean
 from models.heads import map_heads, predictions, pretexts_of, vector_heads
 from models.masking import Seen, dirichlet_kept, uniforms
-from models.tokens import Block, Learned, Tokenizer, as_map, grid_of, patches, positions
+from models.tokens import Block, Encoder, Learned, Tokenizer, as_map, grid_of, patches, positions
 from models.unet import CONVOLUTION, Decoder, Dims, Groups, Plan, cropped, extended
 from protocol.groups import head_group, modality_group
 from protocol.recipe import Count, Head, Inside, Modality
@@ -164,29 +164,6 @@ def missed(rebuilt: Tensor, truth: Tensor, wanted: Tensor) -> Tensor:
     """
     error = torch.where(wanted, (rebuilt - truth).square().mean(3), 0.0)
     return (error.sum(2) / wanted.sum(2).clamp(min=1)).sum(1, keepdim=True)
-
-
-class Encoder(nn.Module):
-    """Transformer blocks over a class token and the tokens of a case."""
-
-    def __init__(self, size: int, depth: int, heads: int) -> None:
-        """Build `depth` blocks."""
-        super().__init__()
-        self.first = Learned(size)
-        self.blocks = nn.ModuleList(Block(size, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(size)
-
-    def forward(self, tokens: Tensor, readable: Tensor) -> list[Tensor]:
-        """Return what goes into the first block and comes out of each, `(B, 1 + L, D)`, the last normalised.
-
-        `tokens` `(B, L, D)` are read where bool `readable` `(B, L)`; the class token stands before them.
-        """
-        x = torch.cat([self.first(len(tokens), 1), tokens], 1)
-        readable = torch.cat([torch.ones_like(readable[:, :1]), readable], 1)
-        states = [x]
-        for block in self.blocks:
-            states.append(block(states[-1], readable))
-        return [*states[:-1], self.norm(states[-1])]
 
 
 class _Rebuild(nn.Module):

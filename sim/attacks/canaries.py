@@ -183,6 +183,13 @@ class _Marked(MultiModal):
     def pretext(self, seen: dict[str, Seen], draw: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.model.pretext(seen, draw)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        return self.model.told
+
+    def tell(self, batch: Batch) -> dict[str, Tensor]:
+        return self.model.tell(batch)
+
 
 def _clinic(recipe: Recipe, joined: Tensor, seed: int) -> Site:
     """A hospital of bystanders and of the canaries that `joined` `(m,)`."""

@@ -39,6 +39,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from client.sampling import seeded
 from client.site import Site
+from client.teaching import Lesson
+from models.base import MultiModal
 from models.objectives import case_losses, total_loss
 from privacy.dpsgd import PrivateGradient
 from privacy.noise import SecureGenerator
@@ -109,6 +111,7 @@ def privately(site: Site, victim: Batch, noise_multiplier: float) -> list[Tensor
     """Return the same of a private step."""
     recipe, parameters = site.recipe, list(site.flat.model.parameters())
     bounds = recipe.privacy.clip_norm, noise_multiplier, 1.0
+    victim = _taught(site.flat.model, site, victim)
     gradient = PrivateGradient(site.flat.model, parameters, *bounds, SecureGenerator(), recipe.privacy.mode)
     with closing(gradient):
         gradient(victim, lambda outputs, batch: case_losses(outputs, batch, recipe.heads, site.objectives))
@@ -173,14 +176,19 @@ def psnr(guess: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> float:
     return -10 * math.log10(max(float(torch.cat(errors).mean()), 1e-12))
 
 
-def _gradient(model: nn.Module, site: Site, batch: Batch) -> tuple[Tensor, ...]:
-    loss = total_loss(model(batch), batch, site.recipe.heads, site.objectives)
+def _taught(model: MultiModal, site: Site, batch: Batch) -> Batch:
+    """Return what a round's first step is taught: its model is still its teacher."""
+    return Lesson(site.objectives, model).taught(batch, batch.present)
+
+
+def _gradient(model: MultiModal, site: Site, batch: Batch) -> tuple[Tensor, ...]:
+    loss = total_loss(model(batch), _taught(model, site, batch), site.recipe.heads, site.objectives)
     return torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
 
 
-def _loss(model: nn.Module, site: Site, batch: Batch, parameters: dict[str, Tensor]) -> Tensor:
+def _loss(model: MultiModal, site: Site, batch: Batch, parameters: dict[str, Tensor]) -> Tensor:
     outputs = functional_call(model, parameters, (batch,))
-    return total_loss(outputs, batch, site.recipe.heads, site.objectives)
+    return total_loss(outputs, _taught(model, site, batch), site.recipe.heads, site.objectives)
 
 
 def _directions(gradient: Sequence[Tensor]) -> Tensor:

@@ -53,7 +53,8 @@ def _slopes(gap: Gap, here: Tensor) -> Tensor:
     def along(way: Tensor) -> Tensor:
         return jvp(gap, (here,), (way,))[1]
 
-    return vmap(along, chunk_size=_AT_ONCE)(torch.eye(len(here), dtype=here.dtype))
+    # What a pretext draws follows from the case, and is the same along every direction.
+    return vmap(along, chunk_size=_AT_ONCE, randomness="same")(torch.eye(len(here), dtype=here.dtype))
 
 
 def _scale(normal: Tensor) -> Tensor:

@@ -125,6 +125,7 @@ def _losses(site: Site, batch: Batch) -> Tensor:
     losses = [
         head.weight * site.objectives[name].function(outputs[name], batch.targets[name])
         for name, head in site.recipe.heads.items()
+        if name in outputs  # some pretexts are said in training alone
     ]
     return torch.stack(losses).sum(0)
 

@@ -1,10 +1,12 @@
 """A recipe and a batch for every model of the catalogue, small enough to try every subset."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from models.catalogue import build_model
 from protocol.batch import Batch
 from protocol.recipe import Head, Modality, Part, Recipe
 
@@ -23,6 +25,7 @@ TABULAR = ("table_linear", "table_mlp")
 OF_IMAGES = ("bm_mae", "brainmvp")
 OF_CLASSES = ("fedamm", "fedmema")
 PRETEXT = (*OF_IMAGES, *OF_CLASSES, "embed_fusion", "modality_moe", "parallel_unet_holder", "prob_bind")
+TOLD = ("mm_dino",)  # whose pretext is taught
 MEASURING = ("embed_fusion", "prob_bind")  # whose pretext has no layer of its own, and reads tables too
 POOLING = ("cross_dim", "modality_moe", "prob_bind", "volume_classifier")
 VECTORIAL = ("mm_cascade", *POOLING)
@@ -37,7 +40,7 @@ OUTLINING = (
 )  # images in, segmentations out, and no more
 OWNED = tuple(n for n in OUTLINING if n not in {"mulmodseg", "stunet"})  # which have parameters of a modality
 MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
-ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion")
+ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion", *TOLD)
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}
@@ -54,6 +57,7 @@ SMALL = {
     "brainmvp": {"channels": (4, 8, 8), "side": 4, "block": 2},
     "ivdnet": {"channels": (4, 4, 6)},
     "m2snet": {"channels": (4, 4, 6)},
+    "mm_dino": {"patch": 2, "size": 12, "depth": 1, "attention_heads": 2, "bottleneck": 4},
     "modality_slice_memory": {"channels": (4, 8), "reach": 1},
     "mulmodseg": {"channels": (4, 8), "size": 4},
     "prompt_pool": {"channels": (4, 8), "prompts": 2},
@@ -70,7 +74,9 @@ def recipe_for(name: str, dims: int = 2, seed: int = 1, **options: object) -> Re
     if name in OUTLINING:
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", TWO_IMAGES, TUMOUR, Part("d"), part, seed=seed)
-    if name in OF_IMAGES:
+    if name in TOLD:
+        heads = {"grade": VECTOR_HEADS["grade"], "scan": replace(SCAN["scan"], objective=Part("dino"))}
+    if name in (*OF_IMAGES, *TOLD):
         part = Part(name, {"dims": dims} | SMALL[name] | options)
         return Recipe("r", IMAGES, heads, Part("d"), part, seed=seed)
     if name in TABULAR:
@@ -112,4 +118,8 @@ def batch_for(recipe: Recipe, present: Tensor, shape: tuple[int, ...] = (6, 5), 
     }
     labelled = {name: torch.arange(cases) != place + 1 for place, name in enumerate(recipe.heads)}
     targets = {n: target(h) for n, h in recipe.heads.items()}
-    return Batch(inputs, present, targets, labelled, torch.arange(cases))
+    batch = Batch(inputs, present, targets, labelled, torch.arange(cases))
+    if recipe.model.name in TOLD:  # its pretext's target is what a teacher says: here another seed's
+        teacher = build_model(replace(recipe, seed=recipe.seed + 1))
+        batch = replace(batch, targets=targets | teacher.tell(batch))
+    return batch.map(Tensor.detach)

@@ -132,7 +132,7 @@ FITTING = {
     ("classification", 1): {"bce", "focal"},
     ("classification", 3): {"ce", "focal"},
     ("survival", 1): {"cox", "exponential"},
-    ("pretext", 1): {"own", "contrast"},
+    ("pretext", 1): {"own", "contrast", "dino", "koleo"},
 }
 
 

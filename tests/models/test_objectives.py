@@ -44,8 +44,10 @@ EXAMPLES = {
     "dice_ce": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "dice_holder": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
     "dice_pseudo_holder": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
+    "dino": (normal(CASES, 4, 3), normal(CASES, 4, 2)),
     "exponential": (normal(CASES, 1), survival()),
     "focal": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
+    "koleo": (normal(CASES, 2, 6), torch.empty(CASES, 0)),
     "own": (normal(CASES, 1), torch.empty(CASES, 0)),
     "structure": (normal(CASES, 2, 4, 3), masks(CASES, 2, 4, 3)),
 }

@@ -118,8 +118,9 @@ def test_what_is_present_is_used(name: str) -> None:
             head for head, logits in model(batch).items() if not torch.equal(logits, model(changed)[head])
         ]
         reads_no_table = {"tumour", "scan"} if modality == "ehr" and name not in MEASURING else set()
-        by_chance = {"scan"} if name in {"brainmvp", "embed_fusion"} else set()  # see below
-        # two of a case's images in a step; unit vectors, all equally far from means that are still zero
+        by_chance = {"scan"} if name in {"brainmvp", "embed_fusion", "mm_dino"} else set()  # see below
+        # two of a case's images in a step; unit vectors, all equally far from means that are still zero;
+        # said in training alone
         assert set(read) - by_chance == set(recipe.heads) - reads_no_table - by_chance
 
 
@@ -203,6 +204,7 @@ def test_every_parameter_has_an_owner_that_the_recipe_knows(name: str) -> None:
     names = [name for name, _ in model.named_parameters()]
     assert {model.group_of(each) for each in names} <= known
     own_none = {"scan"} if name in MEASURING else set()  # what Gaussians or means cost
+    own_none |= set(recipe.heads) if name == "mm_dino" else set()  # all share its prototypes
     assert {model.group_of(each) for each in names if model.kind_of(each) == "head"} == {
         f"head:{head}" for head in recipe.heads if head not in own_none
     }
@@ -220,7 +222,7 @@ def test_parallel_unet_shares_convolutions_and_keeps_norms_apart() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [*FUSING, *OWNED, "bm_mae", "table_mlp", *VECTORIAL])
+@pytest.mark.parametrize("name", [*FUSING, *OWNED, "bm_mae", "mm_dino", "table_mlp", *VECTORIAL])
 def test_a_modality_that_no_case_has_gets_no_gradient(name: str) -> None:
     recipe = recipe_for(name)
     model = build_model(recipe)

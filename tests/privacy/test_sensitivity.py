@@ -25,7 +25,9 @@ from tests.models.cases import (
     PRETEXT,
     SEGMENTING,
     TABULAR,
+    TOLD,
     TUMOUR,
+    VECTOR_HEADS,
     batch_for,
     presence,
     recipe_for,
@@ -33,7 +35,9 @@ from tests.models.cases import (
 from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
 from tests.privacy.networks import Plain, built, cases
 
-CASE_COUPLED = [name for name, builder in OBJECTIVES.items() if builder().coupling == "case"]
+CASE_COUPLED = [
+    name for name, builder in OBJECTIVES.items() if builder().coupling == "case" and name != "dino"
+]
 HEADS = [
     Head("segmentation", 2),
     Head("classification", 3),
@@ -42,7 +46,10 @@ HEADS = [
     Head("pretext", 1),
 ]
 CAN = {"segmentation": MAPPING, "pretext": PRETEXT}
-OTHERS = sorted(set(MODELS) - set(OUTLINING))
+OTHERS = sorted(set(MODELS) - {*OUTLINING, *TOLD})
+GRADE = {"grade": VECTOR_HEADS["grade"]}
+BESIDE = dict.fromkeys(SEGMENTING, TUMOUR) | dict.fromkeys(TOLD, GRADE)
+"""Heads without which a model has no pretext."""
 
 # Every model with every head that it can have and every objective that fits the head; those that are
 # `encoders_unet` without their pretext, with that.
@@ -54,6 +61,8 @@ PAIRS = [
     for name in CASE_COUPLED
     if OBJECTIVES[name]().fits(head)
 ]
+PAIRS += [(name, Head("classification", 3, Part("ce"))) for name in TOLD]
+PAIRS += [(name, Head("pretext", 1, Part("dino"))) for name in TOLD]
 ALIKE = (*OUTLINING, *OF_CLASSES)
 MODES = [(name, mode) for name in MODELS if name not in ALIKE for mode in ("hooks", "functorch", "ew")]
 MODES += [(name, mode) for name in ALIKE for mode in ("hooks", "ew")]
@@ -73,7 +82,7 @@ def influence(
     per_group: bool = False,
 ) -> float:
     """The sensitivity of one step of a freshly drawn model on freshly drawn, incomplete cases."""
-    beside = TUMOUR if head.kind == "pretext" and name in SEGMENTING else {}  # which has none alone
+    beside = BESIDE.get(name, {}) if head.kind == "pretext" else {}
     recipe = replace(recipe_for(name, dims, seed), heads={"y": head} | beside)
     model = build_model(recipe).train()
     everything = tuple(recipe.modalities)

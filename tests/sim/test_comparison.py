@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 import consilium
 from client.site import open_site
+from imaging.cohort import with_pretexts
 from protocol.errors import CheckpointError, SettingsError
-from protocol.recipe import EarlierStage, Part, Recipe, Training, recipe_hash
+from protocol.recipe import EarlierStage, Head, Part, Recipe, Training, recipe_hash
 from server.book import Watch
 from server.record import Round, SiteRound, read_record
 from sim import bench_cli, comparison
@@ -24,13 +25,16 @@ from tests.server.test_ranking import MODELS
 PHANTOM = Path(__file__).parents[2] / "recipes" / "phantom.yaml"
 
 METHOD = replace(RECIPE, rounds=2, training=Training(batch=4, epochs=1, rate=0.05))
+SCAN = {"scan": Head("pretext", 1, Part("own"))}
 
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Federation(tmp_path, cohorts(), monkeypatch)
     monkeypatch.setattr(comparison, "read_cohort", lambda root, recipe, site: cohorts()[site])
-    monkeypatch.setattr("client.site.read_cohort", lambda root, recipe, site: cohorts()[site])
+    monkeypatch.setattr(
+        "client.site.read_cohort", lambda root, recipe, site: with_pretexts(cohorts()[site], recipe)
+    )
     open_site.cache_clear()
     yield tmp_path
     open_site.cache_clear()
@@ -52,6 +56,12 @@ def test_the_controls_are_the_recipe_with_one_thing_changed(data: Path) -> None:
     pooled = [found[f"tiny: pooled, {steps}"] for steps in ("a site's steps", "all steps")]
     assert [each.training.steps for each in pooled] == [max(a_round.values()), sum(a_round.values())]
     assert all(each.roster.train == ("pooled",) for each in pooled)
+
+
+def test_early_fusion_has_no_pretext(data: Path) -> None:
+    """Its network knows none; what it predicts is what the recipe predicts."""
+    found = with_controls(replace(METHOD, heads={**METHOD.heads, **SCAN}), data)
+    assert found[EARLY_FUSION].heads == METHOD.heads
 
 
 def test_of_a_strategy_that_names_a_site_the_pooled_one_is_named(data: Path) -> None:
@@ -142,6 +152,19 @@ def test_a_run_in_stages_is_looked_at_when_it_came_to_the_last(data: Path) -> No
         next(sites_of_run(folder, cell.recipe, read_launch(folder)))
     assert finished(cell, Plan(data / "out", Effort(0, 5)), None, quiet(cell)) == folder
     assert comparison.results(folder)[0].metric == "tumour/dice"
+
+
+def test_a_run_in_stages_is_compared_with_its_controls(data: Path) -> None:
+    """By one metric, that of its last stage; all take as many rounds, and early fusion learns no pretext."""
+    sizes = {"patch": 2, "size": 8, "depth": 1, "attention_heads": 2, "decoder_size": 8, "width": 4}
+    pretrained = EarlierStage("pretrain", 1, heads=SCAN)
+    staged = replace(METHOD, model=Part("bm_mae", sizes), rounds=1, stages=(pretrained,))
+    found = compared(few(staged, data), ("set", data), (7,), Plan(data / "out", Effort(0, 5)), quiet)
+
+    assert list(found) == [EARLY_FUSION, "tiny", "tiny: one model per site"]
+    assert {each[0][0].metric for each in found.values()} == {"tumour/dice"}
+    records = [read_record(path.parent) for path in (data / "out").glob("*/*/*/record.json")]
+    assert [len(record.rounds) for record in records] == [2] * 3
 
 
 def test_runs_of_other_data_are_not_taken_for_these(data: Path) -> None:

@@ -82,6 +82,32 @@ def test_a_run_is_evaluated_and_its_report_says_so(place: Path) -> None:
     assert "evaluated with replicates 20, this with 21" in str(result.exception)
 
 
+STAGED = """\
+name: staged
+modalities: {flair: {kind: image}, t2: {kind: image}}
+heads: {grade: {kind: classification, objective: bce}}
+data: {name: nifti, size: [16, 16], slices: 1}
+model: {name: bm_mae, patch: 8, size: 8, depth: 1, attention_heads: 2, decoder_size: 8}
+rounds: 1
+training: {batch: 4, steps: 1}
+evaluation: {select: grade/accuracy}
+stages: [{name: pretrain, rounds: 1, heads: {scan: {kind: pretext, objective: own}}}]
+"""
+
+
+def test_a_run_in_stages_is_evaluated_by_its_last(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "staged.yaml").write_text(STAGED)
+    words = ["--data", place / "phantom", "--out", tmp_path, "--tracking", "off", "--threads", 1]
+    run("sim", "run", tmp_path / "staged.yaml", *words)
+    (folder,) = tmp_path.glob("staged-*")
+    run("evaluate", folder.name, "--out", tmp_path, "--replicates", 5)
+    found = read(folder)
+
+    assert found is not None
+    assert {row.metric.partition("/")[0] for row in found.rows} == {"grade"}
+    assert {row.level for row in found.rows if row.family == "declared"} == {"flair", "t2", "flair+t2"}
+
+
 def test_an_exported_model_is_the_run_s(place: Path) -> None:
     (folder,) = place.glob("first-*")
     recipe = load_recipe(folder / "recipe.yaml")

@@ -9,6 +9,7 @@ import torch
 
 from protocol.recipe import Head, Modality, Part, Recipe, load_recipe
 from sim.attacks.inversion import measure, psnr
+from tests.models.cases import recipe_for
 from tests.sim.attacks.rigged import TABLE, rig
 
 FLAT = replace(
@@ -53,6 +54,12 @@ def test_the_mutant_that_clips_and_adds_no_noise_is_caught(monkeypatch: pytest.M
     rig(monkeypatch, 0)
     found = measure(TABLE, 0.0, 0)
     assert found.psnr > found.mean_psnr + 1
+
+
+def test_a_pretext_with_a_teacher_is_attacked_too() -> None:
+    """Its chance is drawn and its teacher asked as in the step itself, in double precision."""
+    recipe = replace(recipe_for("mm_dino"), modalities={"flair": Modality()})
+    assert math.isfinite(measure(recipe, 1.0, 0, starts=1, steps=1).psnr)
 
 
 def test_decibels_are_of_the_range() -> None:

@@ -14,6 +14,7 @@ from privacy.accounting import Event, epsilon
 from protocol.recipe import Head, Modality, Part, Privacy, Recipe, Training
 from sim.attacks.membership import found_at, halves, likelihood_ratios, measure
 from sim.evidence import undefended
+from tests.models.cases import recipe_for
 from tests.sim.attacks.rigged import rig
 
 NOISE = 3.6
@@ -53,6 +54,13 @@ def test_the_mutant_that_clips_and_adds_no_noise_is_caught(monkeypatch: pytest.M
     rig(monkeypatch, 0)
     noiseless = replace(RECIPE, privacy=replace(RECIPE.privacy, noise_multiplier=1e-6, clip_norm=10.0))
     assert measure(noiseless, 0, **EFFORT).found > 0.05
+
+
+def test_what_is_said_in_training_alone_is_no_evidence() -> None:
+    """The pretext of `contrast` has no loss in evaluation, and the others are scored."""
+    recipe = recipe_for("prob_bind")
+    recipe = replace(recipe, heads={**recipe.heads, "pair": Head("pretext", 1, Part("contrast"))})
+    assert measure(recipe, 0, models=2, patients=4, training=Training(steps=1, batch=2)).members == 4
 
 
 def test_every_patient_is_in_half_of_the_models() -> None:
