@@ -34,11 +34,11 @@ from client.machine import read_machine
 from client.settings import Settings, to_node_config
 from protocol.children import kept
 from protocol.recipe import Recipe, load_recipe
-from server.app import LOG, conduct
+from server.app import conduct
 from server.book import write_recipe
 from server.operate_cli import CATALOGUES, begin
 from server.record import Round, RunRecord, SiteRound, read_record
-from server.runs import Wanted, status_of
+from server.runs import Wanted, read_submission, status_of
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.phantom import write_phantom
 from tests.deploy.federation import POLICY, ROOT, Federation, free_port
@@ -104,9 +104,10 @@ def deployed(federation: Federation, recipe: Recipe) -> tuple[Path, dict[str, Us
     def over() -> bool:
         nonlocal last
         last = used(conductor) or last
-        if (status := status_of(run)) == "failed":
-            raise RuntimeError(f"the run failed: {(run / LOG).read_text().splitlines()[-1]}")
-        return status == "finished"
+        submitted = read_submission(run)
+        if submitted and submitted.why:
+            raise RuntimeError(f"{run.name} ended: {submitted.why}")
+        return status_of(run) == "finished"
 
     federation.until(over, "the run is finished", LONGEST_S)
     now = {name: found for name, (_, found) in looked(federation)}
@@ -208,7 +209,9 @@ def measure(job_names: Sequence[str], sites: int, *, beside: bool) -> None:
         names = [f"site_{number}" for number in range(1, sites + 1)]
         federation = Federation(folder, free_port()).found(names)
         for name in names:  # 400 MB are more than a site lets out unless it is told to
-            federation.site(name).policy.write_text(f"{POLICY}  largest_message_bytes: null\n")
+            federation.site(name).policy.write_text(
+                POLICY.replace("leaves: {", "leaves: {largest_message_bytes: null, ")
+            )
         write_data(folder / "data", sites)
         federation.start("server", *names)
         try:
