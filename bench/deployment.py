@@ -105,9 +105,11 @@ def deployed(federation: Federation, recipe: Recipe) -> tuple[Path, dict[str, Us
         nonlocal last
         last = used(conductor) or last
         submitted = read_submission(run)
+        if status_of(run) == "finished":
+            return True
         if submitted and submitted.why:
-            raise RuntimeError(f"{run.name} ended: {submitted.why}")
-        return status_of(run) == "finished"
+            raise RuntimeError(f"{run.name} ended: {submitted.why}\n{federation.logs()}")
+        return False
 
     federation.until(over, "the run is finished", LONGEST_S)
     now = {name: found for name, (_, found) in looked(federation)}
