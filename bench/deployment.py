@@ -38,10 +38,10 @@ from server.app import conduct
 from server.book import write_recipe
 from server.operate_cli import CATALOGUES, begin
 from server.record import Round, RunRecord, SiteRound, read_record
-from server.runs import Wanted, status_of
+from server.runs import Wanted, read_submission, status_of
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.phantom import write_phantom
-from tests.deploy.federation import ROOT, Federation, free_port
+from tests.deploy.federation import POLICY, ROOT, Federation, free_port
 
 MLP = ("model.name=table_mlp", "training.steps=1", "rounds=3")
 UNET = ("model.name=early_fusion_unet", "model.channels=[24,48,96,192]", "data.size=[64,64]", "rounds=5")
@@ -104,7 +104,12 @@ def deployed(federation: Federation, recipe: Recipe) -> tuple[Path, dict[str, Us
     def over() -> bool:
         nonlocal last
         last = used(conductor) or last
-        return status_of(run) == "finished"
+        submitted = read_submission(run)
+        if status_of(run) == "finished":
+            return True
+        if submitted and submitted.why:
+            raise RuntimeError(f"{run.name} ended: {submitted.why}\n{federation.logs()}")
+        return False
 
     federation.until(over, "the run is finished", LONGEST_S)
     now = {name: found for name, (_, found) in looked(federation)}
@@ -205,6 +210,10 @@ def measure(job_names: Sequence[str], sites: int, *, beside: bool) -> None:
         folder = Path(place)
         names = [f"site_{number}" for number in range(1, sites + 1)]
         federation = Federation(folder, free_port()).found(names)
+        for name in names:  # 400 MB are more than a site lets out unless it is told to
+            federation.site(name).policy.write_text(
+                POLICY.replace("leaves: {", "leaves: {largest_message_bytes: null, ")
+            )
         write_data(folder / "data", sites)
         federation.start("server", *names)
         try:

@@ -34,16 +34,18 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.carriage import BLOCK_BYTES, PULL, PUSH, R, from_address
+from protocol.carriage import PULL, PUSH, R, from_address
 from protocol.pieces import PIECE_BYTES
 from server.store import Kept, PieceStore, ShortState
 
 TELL_S = 30.0
 """How often it is noted that a piece is coming."""
+WRITTEN_BYTES = 4_000_000
+"""Written and read at a time, by a thread that is asked to."""
 FOR_SITES, FOR_APPS = "/v1/fleet/", "/v1/runtime/"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -96,7 +98,7 @@ async def take_in(let_in: Callable[..., Any], handler: Callable[..., Any], reque
     state = cast("ShortState", get_linkstate(request))
     told_at = time.monotonic()
     with _store(request).incoming(told.object_id) as piece:
-        async for block in _blocks(request):
+        async for block in _blocks(request.receive):
             await run_in_threadpool(piece.write, block)
             if time.monotonic() - told_at > TELL_S:
                 await run_in_threadpool(state.keep_open, told.session_id)
@@ -129,7 +131,7 @@ async def hand_out(let_in: Callable[..., Any], handler: Callable[..., Any], requ
 
 async def _read(file: FileIO) -> AsyncIterator[bytes]:
     with file:
-        while block := await run_in_threadpool(file.read, BLOCK_BYTES):
+        while block := await run_in_threadpool(file.read, WRITTEN_BYTES):
             yield block
 
 
@@ -157,17 +159,17 @@ def _store(request: Request) -> PieceStore:
     return cast("PieceStore", get_linkstate(request).object_store)
 
 
-async def _blocks(request: Request) -> AsyncIterator[bytes]:
+async def _blocks(receive: Receive) -> AsyncIterator[bytes]:
     """Yield a request's body in blocks worth a thread's while."""
-    held, size, whole = list[bytes](), 0, 0
-    async for part in request.stream():
-        held.append(part)
-        size, whole = size + len(part), whole + len(part)
+    held, size, whole, more = list[bytes](), 0, 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        held.append(message.get("body", b""))
+        size, whole, more = size + len(held[-1]), whole + len(held[-1]), message.get("more_body", False)
         if whole > PIECE_BYTES:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a piece has {PIECE_BYTES} bytes at most"
-            )
-        if size >= BLOCK_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too long for a piece")
+        if size >= WRITTEN_BYTES or not more:
             yield b"".join(held)
             held, size = [], 0
-    yield b"".join(held)

@@ -93,8 +93,9 @@ class PieceStore(SqlObjectStore):
         """Keep a piece that `incoming` has taken in; `ValueError` where it came another way."""
         if not isinstance(object_content, Kept):
             raise ValueError(f"piece {object_id} came another way than pieces come")  # noqa: TRY004 - Flower's
-        self.path(object_content.decode()).rename(self.path(object_id))
         super().put(object_id, IN_A_FILE)
+        # Last, while the database is held: who finds the file may have it removed, but only after this.
+        self.path(object_content.decode()).rename(self.path(object_id))
 
     def delete(self, object_id: str) -> None:
         """Remove a piece that no other needs, and those that nothing else needs then."""

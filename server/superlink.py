@@ -40,6 +40,7 @@ from google.protobuf.message import DecodeError
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http import httptools_impl
 
 from server.carriage import FOR_APPS, FOR_SITES, Pieces
 from server.store import PieceStore, ShortState
@@ -53,6 +54,8 @@ PRAGMAS = {
 }
 MOST_BYTES = 64_000_000
 """Of one request; a chunk of a model is 5 MB, a bundle at most 10."""
+WAITING_BYTES = 500_000
+"""Of a body that its taker has not come for, before no more is read."""
 HELD_S = 2.0
 """How long an answer waits for a message: less than Flower's clients wait for an answer (5 s)."""
 FOR_RUNS = "/v1/control/"
@@ -182,6 +185,7 @@ def changes() -> list[tuple[ModuleType, str, object]]:
         (linkstate_factory, "SqlLinkState", ShortState),
         (extensions, "get_middleware", lambda: tuple(map(Middleware, LAYERS))),
         (flower, "_get_middleware", lambda: straight(layers())),
+        (httptools_impl, "HIGH_WATER_LIMIT", WAITING_BYTES),
     ]
 
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,8 +52,8 @@ from client.launcher import Launcher
 from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, patient, step
 from privacy.certificates import node_key as node_private_key
 from protocol.carriage import Carrier, in_address, puller, pusher
-from protocol.messages import Task, pack_task
-from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, packed
+from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
+from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Push, given, packed
 from server import carriage, superlink
 from server import grid as our_grid
 from server.control import Control, control, node_key
@@ -149,6 +149,14 @@ def _wire(address: str, home: CoordinatorHome, link: Control) -> Generator[Wire]
         yield wire
 
 
+class Brief(Hand):
+    """Answers without an update."""
+
+    def receive(self) -> Message:
+        message, task = self.asked[-1][0], unpack_task(self.asked[-1][0])
+        return Message(pack_reply(Reply("north", task.kind, task.run, task.round)), reply_to=message)
+
+
 def _forged(message: Message) -> Parcel:
     """A reply ready to go, whose head says that there is more of it than there is."""
     parcel = packed(message)
@@ -201,6 +209,35 @@ def test_a_reply_that_is_no_message_is_an_answer_that_failed(
         (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=large))], 60.0)
     assert arrival.status == "failed"
     assert "fewer bytes than announced" in arrival.reason
+
+
+def test_a_model_that_a_site_holds_is_taken_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that waits for no piece is done with a task while the coordinator still brings them."""
+    home = founded(tmp_path, "north", host="127.0.0.1")
+    north, late = joined(home, tmp_path, "north"), list[str]()
+    large = {"shared": torch.rand(2_000_000)}
+
+    def given_late(pieces: Mapping[str, Parts], push: Push, wanted: set[str]) -> None:
+        root, *others = pieces
+        given(pieces, push, {root} & wanted)
+        if north.pieces.is_dir() and set(others) == {path.name for path in north.pieces.iterdir()}:
+            assert _until(lambda: not (home.pieces / root).exists())
+            late.extend(others)
+        given(pieces, push, set(others) & wanted)
+
+    monkeypatch.setattr(our_grid, "given", given_late)
+    with (
+        _serving(home, north, monkeypatch) as (address, link),
+        _at_work(north, Brief(), monkeypatch),
+        _wire(address, home, link) as wire,
+    ):
+        for number in (1, 2):
+            task = Task("train", "r", number, "recipe", vectors=large)
+            (arrival,) = wire.ask([("north", task)], 60.0)
+            assert arrival.status == "answered"
+    assert late
 
 
 def _refused(status: int) -> AbstractContextManager[Any]:
