@@ -1,4 +1,4 @@
-"""A fixed order is asked for on a card, and a processor is left as it was; `tests.sim.test_cuda` has the bits."""
+"""A fixed order is asked for on a card alone; `tests.sim.test_cuda` has the bits."""
 
 from collections.abc import Iterator
 
