@@ -2,11 +2,11 @@
 
 Flower puts a piece into a protobuf message, which is copied on either side of every library that it passes.
 Here a piece is the body of its request, or of its answer, as it is; what is said of it (who asks, the run,
-its name) is Flower's message for the same purpose without the piece, in the address. So neither side holds
+its name) is Flower's message for the same purpose without the piece, in a header. So neither side holds
 more of it than the blocks that are on the line, and the server writes it down as it comes (`server.pieces`).
 
-    POST /v1/fleet/push-piece?WHAT     201 stored, 409 nobody announced it
-    POST /v1/fleet/pull-piece?WHAT     200 with it, 425 announced and not there yet, 404 unknown
+    POST /v1/fleet/push-piece     201 stored, 409 nobody announced it
+    POST /v1/fleet/pull-piece     200 with it, 425 announced and not there yet, 404 unknown
 
 with `/v1/runtime/` for the server application. Flower's clients do what is here in place of their own
 `PushObject` and `PullObject`, with their logins, their time limits and their trying again.
@@ -16,7 +16,7 @@ model. `reads` has it take what is there.
 """
 
 import ssl
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
@@ -43,6 +43,8 @@ from httpcore._exceptions import map_exceptions
 from protocol.pieces import Parts
 
 PUSH, PULL = "push-piece", "pull-piece"
+ABOUT = "x-piece"
+"""The header."""
 BLOCK_BYTES = 1_000_000
 """Read, written and handed on at a time."""
 RECORD_BYTES = 16_384
@@ -60,14 +62,14 @@ class Pushed(NamedTuple):
     parts: Parts
 
 
-def in_address(request: PushObjectRequest | PullObjectRequest) -> str:
-    """Return what is said about a piece as it stands in an address."""
-    return urlsafe_b64encode(request.SerializeToString()).decode()
+def in_header(request: PushObjectRequest | PullObjectRequest) -> dict[str, str]:
+    """Return the header that says of a piece what `request` does."""
+    return {ABOUT: b64encode(request.SerializeToString()).decode()}
 
 
-def from_address(kind: type[R], told: bytes) -> R:
-    """Return what an address says; `ValueError` or protobuf's `DecodeError` where it says nothing."""
-    return kind.FromString(urlsafe_b64decode(told))
+def from_header(kind: type[R], told: str) -> R:
+    """Return what a header says; `ValueError` or protobuf's `DecodeError` where it says nothing."""
+    return kind.FromString(b64decode(told, validate=True))
 
 
 def pusher(
@@ -132,8 +134,8 @@ class Carrier(ProtobufClient):
         headers: Mapping[str, str] = MappingProxyType({}),
     ) -> Generator[httpx.Response]:
         """Yield the answer to a request with Flower's login; raises as Flower's clients do."""
-        url = f"{self._base_url}{self.door}{errand}?{in_address(told)}"
-        request = self._client.build_request("POST", url, content=content, headers=dict(headers))
+        url, about = f"{self._base_url}{self.door}{errand}", in_header(told)
+        request = self._client.build_request("POST", url, content=content, headers={**about, **headers})
         answer = self._send(ProtobufRequestContext(errand, told, request), stream=True)
         request.extensions["timeout"]["read"] = self._client.timeout.read  # Flower's streams have none
         with closing(answer):

@@ -1,9 +1,9 @@
 """Pieces of messages through the SuperLink: written down as they come, read as they go.
 
-    POST /v1/fleet/push-piece?WHAT     of a site; as `protocol.carriage` has it
-    POST /v1/fleet/pull-piece?WHAT
-    POST /v1/runtime/push-piece?WHAT   of a server application
-    POST /v1/runtime/pull-piece?WHAT
+    POST /v1/fleet/push-piece     of a site; as `protocol.carriage` has it
+    POST /v1/fleet/pull-piece
+    POST /v1/runtime/push-piece   of a server application
+    POST /v1/runtime/pull-piece
 
 Who asks is let in as Flower lets them in to its own `push-object` and `pull-object`, which this stands in
 for, and is answered alike where a run has ended. A piece that is there is found by its name alone, without
@@ -38,7 +38,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.carriage import PULL, PUSH, R, from_address
+from protocol.carriage import ABOUT, PULL, PUSH, R, from_header
 from protocol.pieces import PIECE_BYTES
 from server.store import Kept, PieceStore, ShortState
 
@@ -144,11 +144,11 @@ _ANSWERS: dict[str, Callable[[Request], Awaitable[Response]]] = {
 
 
 def _told(request: Request, kind: type[R]) -> R:
-    """Return what the address says of a piece, where Flower's login looks for it too."""
+    """Return what the header says of a piece, where Flower's login looks for it too."""
     try:
-        told = from_address(kind, request.scope["query_string"])
+        told = from_header(kind, request.headers.get(ABOUT, ""))
     except (ValueError, DecodeError) as error:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the address does not say which piece") from error
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "nothing says which piece") from error
     if not _SHA256.fullmatch(told.object_id):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "a piece is called by its SHA-256")
     request.state.protobuf_request = told

@@ -51,7 +51,7 @@ from client.home import SiteHome
 from client.launcher import Launcher
 from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, patient, step
 from privacy.certificates import node_key as node_private_key
-from protocol.carriage import Carrier, in_address, puller, pusher
+from protocol.carriage import ABOUT, Carrier, in_header, puller, pusher
 from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
 from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Push, given, packed
 from server import carriage, superlink
@@ -290,13 +290,13 @@ def test_a_piece_is_given_by_and_to_those_who_may(tmp_path: Path, monkeypatch: p
         assert b"".join(pull(name)) == b"".join(parts)
         trust = ssl.create_default_context(cadata=trusted.decode())
         for request, status in (
-            (in_address(PullObjectRequest(node=node, run_id=run, object_id=name)), 401),
-            (in_address(PullObjectRequest(object_id="../superlink.db")), 400),
-            ("nonsense", 400),
-            ("", 400),
+            (in_header(PullObjectRequest(node=node, run_id=run, object_id=name)), 401),
+            (in_header(PullObjectRequest(object_id="../superlink.db")), 400),
+            ({ABOUT: "nonsense"}, 400),
+            ({}, 400),
         ):
             for path in ("fleet/pull-piece", "fleet/push-piece", "runtime/pull-piece", "runtime/push-piece"):
-                answer = httpx.post(f"https://{address}/v1/{path}?{request}", verify=trust)
+                answer = httpx.post(f"https://{address}/v1/{path}", headers=request, verify=trust)
                 assert (path, request, answer.status_code) == (path, request, status)
     assert {path.name for path in home.pieces.iterdir()} == {name}
 
