@@ -1,19 +1,19 @@
-"""Pieces of the last task, kept on this machine: the next task mostly brings the same model.
+"""Pieces of a model that came to be scored, kept on this machine until it comes to be trained from.
 
-A round's model is sent to be scored, and again to be trained from. What came in pieces for the one is not
-fetched again for the other. They are files named by the SHA-256 of what they hold; what the last task did not
-bring is removed, and what is damaged is fetched anew. None of them holds anything of the hospital's.
+What came in pieces for the one task is not fetched again for the next. They are files named by the SHA-256
+of what they hold; once another task has come they are removed, as the model that training made is a new one.
+What is damaged is fetched anew. None of them holds anything of the hospital's.
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from protocol.carriage import in_blocks
 from protocol.files import PRIVATE
-from protocol.pieces import Parts, Pull
+from protocol.pieces import Part, Parts, Pull
 
 
 class Held:
@@ -22,10 +22,12 @@ class Held:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def pull(self, pull: Pull, name: str) -> Parts:
-        """Return a piece: the one that is held, or what `pull` brings, which is held from now on."""
+    def pull(self, pull: Pull, name: str, *, hold: bool) -> Iterable[Part]:
+        """Return a piece: the one that is held, or what `pull` brings, which may be held from now on."""
         if (found := self._read(name)) is not None:
             return found
+        if not hold:
+            return pull(name)
         parts = list(pull(name))
         with suppress(OSError):  # a full disk, say: the next task fetches it
             self._write(name, parts)

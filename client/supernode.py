@@ -34,7 +34,7 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn, cast
 
 import httpx
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore import heartbeat
@@ -137,8 +137,9 @@ def work(
     about, run = head.metadata, head.metadata.run_id
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
-    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run)))
-    held.keep({piece.object_id for piece in tree.children})
+    hold = about.message_type == MessageType.EVALUATE
+    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run), hold=hold))
+    held.keep({piece.object_id for piece in tree.children} if hold else ())
     if not is_whole(head):
         line.confirm(run, tree.object_id)
     there = clock.lap()

@@ -32,7 +32,9 @@ def test_what_is_held_is_fetched_once_and_until_a_task_is_without_it(
 ) -> None:
     for names in ([ONE, TWO], [ONE, TWO], [TWO, THREE], [ONE]):
         held = Held(tmp_path / "pieces")  # another process each time
-        assert [b"".join(held.pull(pull, name)) for name in names] == [PIECES[name] for name in names]
+        assert [b"".join(held.pull(pull, name, hold=True)) for name in names] == [
+            PIECES[name] for name in names
+        ]
         held.keep(names)
         assert {path.name for path in (tmp_path / "pieces").iterdir()} == set(names)
     assert fetched == [ONE, TWO, THREE, ONE]
@@ -46,7 +48,7 @@ def test_a_damaged_piece_is_fetched_anew(
     held = Held(tmp_path)
     (tmp_path / ONE).write_bytes(damage)
     for _ in range(2):
-        assert b"".join(held.pull(pull, ONE)) == b"one"
+        assert b"".join(held.pull(pull, ONE, hold=True)) == b"one"
     assert fetched == [ONE]
 
 
@@ -61,8 +63,17 @@ def test_a_site_that_believes_a_name_is_caught(
 def test_a_full_disk_costs_nothing_but_the_next_fetching(tmp_path: Path, pull: Pull) -> None:
     (tmp_path / "a file").touch()
     held = Held(tmp_path / "a file")  # where no folder can be made
-    assert b"".join(held.pull(pull, ONE)) == b"one"
+    assert b"".join(held.pull(pull, ONE, hold=True)) == b"one"
     held.keep([])
+
+
+def test_a_model_to_train_from_is_read_and_not_kept(tmp_path: Path, pull: Pull, fetched: list[str]) -> None:
+    held = Held(tmp_path)
+    list(held.pull(pull, ONE, hold=True))
+    for name in (ONE, TWO):
+        assert b"".join(held.pull(pull, name, hold=False)) == PIECES[name]
+    assert fetched == [ONE, TWO]
+    assert {path.name for path in tmp_path.iterdir()} == {ONE}
 
 
 def test_a_site_that_was_sent_nothing_keeps_nothing(tmp_path: Path) -> None:

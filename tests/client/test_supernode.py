@@ -233,11 +233,12 @@ def test_a_model_that_a_site_holds_is_taken_before_it_is_there(
         _at_work(north, Brief(), monkeypatch),
         _wire(address, home, link) as wire,
     ):
-        for number in (1, 2):
-            task = Task("train", "r", number, "recipe", vectors=large)
+        for number, kind in enumerate(("evaluate", "train")):
+            task = Task(kind, "r", number, "recipe", vectors=large)
             (arrival,) = wire.ask([("north", task)], 60.0)
             assert arrival.status == "answered"
     assert late
+    assert not list(north.pieces.iterdir())
 
 
 def _refused(status: int) -> AbstractContextManager[Any]:
