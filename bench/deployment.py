@@ -38,10 +38,10 @@ from server.app import conduct
 from server.book import write_recipe
 from server.operate_cli import CATALOGUES, begin
 from server.record import Round, RunRecord, SiteRound, read_record
-from server.runs import Wanted, status_of
+from server.runs import Wanted, read_submission, status_of
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.phantom import write_phantom
-from tests.deploy.federation import ROOT, Federation, free_port
+from tests.deploy.federation import POLICY, ROOT, Federation, free_port
 
 MLP = ("model.name=table_mlp", "training.steps=1", "rounds=3")
 UNET = ("model.name=early_fusion_unet", "model.channels=[24,48,96,192]", "data.size=[64,64]", "rounds=5")
@@ -52,11 +52,10 @@ JOBS = {
     "400": ("heart4", *MLP, "model.hidden=[9990,9990]"),
 }
 SMALL = ("trivial", "100")
+APPLICATION = "server application"
 PATIENTS, SIZE = 10, 64
 LONGEST_S = 3600.0
 LARGE_BYTES = 10_000_000
-EMPTY_APPLICATION = 460_000_000
-"""Resident bytes of a server application that has sent and received nothing but a trivial model."""
 FLOATS = {"trivial": 14, "100": 25_000_000, "400": 100_000_000}
 """Parameters of the jobs that are about their number."""
 STAGES = {
@@ -105,12 +104,17 @@ def deployed(federation: Federation, recipe: Recipe) -> tuple[Path, dict[str, Us
     def over() -> bool:
         nonlocal last
         last = used(conductor) or last
-        return status_of(run) == "finished"
+        submitted = read_submission(run)
+        if status_of(run) == "finished":
+            return True
+        if submitted and submitted.why:
+            raise RuntimeError(f"{run.name} ended: {submitted.why}\n{federation.logs()}")
+        return False
 
     federation.until(over, "the run is finished", LONGEST_S)
     now = {name: found for name, (_, found) in looked(federation)}
     spent = {name: replace(found, cpu=found.cpu - before[name][1].cpu) for name, found in now.items()}
-    return run, {"server application": last, **spent}
+    return run, {APPLICATION: last, **spent}
 
 
 def looked(federation: Federation) -> Iterator[tuple[str, tuple[int, Used]]]:
@@ -163,8 +167,11 @@ def seconds_of(record: RunRecord) -> float:
     return median(lap["train"] + lap.get("evaluate", 0.0) for lap in laps)
 
 
-def report(job: str, federation: Federation, folder: Path, *, beside: bool) -> Iterator[str]:
-    """Run a job every way, and yield the lines of its report."""
+def report(job: str, federation: Federation, folder: Path, empty: int, *, beside: bool) -> Iterator[str]:
+    """Run a job every way, and yield the lines of its report.
+
+    `empty`: resident bytes of a server application that has sent and taken nothing but a trivial model.
+    """
     recipe, before = recipe_of(job), dict(looked(federation))
     run, spent = deployed(federation, recipe)
     began, cpu = time.perf_counter(), time.process_time()
@@ -180,7 +187,7 @@ def report(job: str, federation: Federation, folder: Path, *, beside: bool) -> I
     for name, seconds in stages(federation, run).items():
         yield f"    {name:36} {seconds:8.3f} s"
     for name, each in spent.items():
-        had = before[name][1].resident if name in before else EMPTY_APPLICATION
+        had = before[name][1].resident if name in before else empty
         yield f"    {name:36} {each.cpu:8.1f} CPU s {each.peak / 1e6:8.0f} MB" + _models(job, each.peak - had)
     if beside and job in FLOATS:
         other = plain(federation, federation.names, FLOATS[job], recipe.rounds, folder / f"plain-{job}")
@@ -203,14 +210,18 @@ def measure(job_names: Sequence[str], sites: int, *, beside: bool) -> None:
         folder = Path(place)
         names = [f"site_{number}" for number in range(1, sites + 1)]
         federation = Federation(folder, free_port()).found(names)
+        for name in names:  # 400 MB are more than a site lets out unless it is told to
+            federation.site(name).policy.write_text(
+                POLICY.replace("leaves: {", "leaves: {largest_message_bytes: null, ")
+            )
         write_data(folder / "data", sites)
         federation.start("server", *names)
         try:
             federation.until_connected(*names)
-            deployed(federation, recipe_of("trivial"))
+            _, warm = deployed(federation, recipe_of("trivial"))
             for job in job_names:
                 print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
-                for line in report(job, federation, folder, beside=beside):
+                for line in report(job, federation, folder, warm[APPLICATION].peak, beside=beside):
                     print(line, flush=True)
         finally:
             federation.stop()

@@ -28,11 +28,11 @@ from client.enrol_cli import doctor, init, join
 from client.ingest_cli import ingest
 from client.policy_cli import policy
 from client.predict_cli import predict_studies
-from privacy.accounting import ADJACENCY, UNIT
 from privacy.audit import read, verify
 from privacy.heads import Head, signed
 from privacy.keys import SITE_KEY, read_pins, signer
 from privacy.ledger import Ledger, Reservation, Which, reading
+from privacy.statement import ADJACENCY, UNIT
 from protocol.errors import PrivacyError, SettingsError
 
 Folder = Annotated[Path, typer.Argument(help="folder of the site's ledger and audit log")]

@@ -16,8 +16,8 @@
       blackenings.yaml      where devices burn text into images; edited by people, may be absent
       pacs.yaml             the hospital's image archives (`imaging.pacs`); edited by people, may be absent
       approved.json         code that this hospital has allowed besides its own installation
-      state/                memory between rounds; `arrays` in it holds cases that are mapped, may be
-                            removed, and need not be backed up
+      state/                memory between rounds; `arrays` in it holds cases that are mapped, `pieces` a
+                            model that was scored: both may be removed, and need not be backed up
       ledger/               what patients have paid, and the audit log
       logs/
 
@@ -118,6 +118,11 @@ class SiteHome:
     def state(self) -> Path:
         """Memory between rounds."""
         return self.folder / "state"
+
+    @property
+    def pieces(self) -> Path:
+        """Pieces of a model that was scored (`client.held`)."""
+        return self.state / "pieces"
 
     @property
     def ledger(self) -> Path:

@@ -17,7 +17,8 @@ from client.settings import Settings
 from client.spending import by_stage, caps, history
 from imaging.cohort import Cohort, contributed
 from imaging.sources import read_cohort
-from privacy.accounting import ADJACENCY, UNIT, Event, alone, epsilon
+from privacy.accounting import Event, alone, epsilon
+from privacy.statement import ADJACENCY, UNIT
 from protocol.errors import BudgetError, PolicyError, SettingsError
 from protocol.messages import Task
 from protocol.recipe import Recipe, dump_recipe, load_recipe, recipe_hash

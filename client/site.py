@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from client import memory
+from client.card import repeatable
 from client.merging import Merged
 from client.policy import EXACT, OPEN, Counts, Policy
 from client.settings import Settings
@@ -96,6 +97,7 @@ def open_site(settings: Settings, recipe_text: str, counts: Counts = EXACT) -> S
 
 @lru_cache(maxsize=4)
 def _shared(recipe_text: str, device: str) -> tuple[Flat, Mapping[str, Objective], Local]:
+    repeatable(device)
     recipe = parse_cached(recipe_text)
     local = build(STRATEGIES, recipe.strategy, "strategy").local
     return Flat(build_model(recipe).to(device), local.private), build_objectives(recipe), local

@@ -14,7 +14,7 @@ Its heartbeat   every 10 s instead of 30. Flower's server takes a site for gone 
                 and lets one that was killed in again only then: after 20 s instead of 60.
 Its patience    a line that breaks while TLS or a proxy is greeted is tried again, at least every 5 s, as
                 one that is refused is: a proxy answers for a server that is down. Flower gives up there.
-Its heads       what announces a message may hold it (`protocol.pieces`).
+Its messages    in pieces as `protocol.pieces` has them, carried as `protocol.carriage` does.
 Its end         where it gives up after all, or is not let in, the process would end. Here the line is
                 made anew, and the worker stays warm.
 
@@ -31,10 +31,10 @@ from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, cast
 
 import httpx
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore import heartbeat
@@ -43,23 +43,26 @@ from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.retry import RetryInvoker, http_retry, make_simple_http_retry_invoker
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode import fleet_http_connection
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 
+from client.held import Held
 from client.home import SiteHome
 from client.launcher import Launcher
 from client.machine import read_machine, settings_of
 from client.worker import Worker
 from privacy.certificates import node_key
-from protocol import logs
+from protocol import carriage, logs
 from protocol.children import end_by_signals
 from protocol.errors import WireError
-from protocol.pieces import given, is_whole, packed, taken
+from protocol.pieces import Parts, given, is_whole, packed, taken
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 5.0
 """The longest pauses: between two questions whether there is work, and before trying a lost line again."""
+DOOR = "/v1/fleet/"
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
@@ -71,8 +74,8 @@ class Line(NamedTuple):
     send: Callable[[Message, ObjectTree, float], tuple[set[str], str]]
     get_run: Callable[[int], Run]
     get_fab: Callable[[str, int], Fab]
-    pull: Callable[[int, str], bytes]
-    push: Callable[[int, str, str, bytes], None]
+    pull: Callable[[int, str], Parts]
+    push: Callable[[int, str, str, Parts], None]
     confirm: Callable[[int, str], None]
 
     def bundle(self, run: int) -> bytes:
@@ -83,53 +86,60 @@ class Line(NamedTuple):
 Connect = Callable[[], AbstractContextManager[Line]]
 
 
-def keep_line(connect: Connect, launcher: Launcher) -> None:
+def keep_line(connect: Connect, launcher: Launcher, held: Held) -> None:
     """Serve for ever, over one line after the other."""
     lost = time.monotonic()
     while True:
         try:
             with connect() as line:
                 log.info("the coordinator's server has let this site in")
-                serve(line, launcher)
+                serve(line, launcher, held)
             lost = time.monotonic()  # Flower has logged why
         except WireError as error:
             log.warning("not let in, tried again: %s", error)
         time.sleep(pause(time.monotonic() - lost, LONGEST_PAUSE_S))
 
 
-def serve(line: Line, launcher: Launcher) -> None:
+def serve(line: Line, launcher: Launcher, held: Held) -> None:
     """Do what is asked over `line` until it fails."""
     bundle = lru_cache(maxsize=1)(line.bundle)
     heard = time.monotonic()
     while True:
         asked = time.monotonic()
-        if step(line, launcher, bundle):
+        if step(line, launcher, bundle, held):
             heard = time.monotonic()
         else:
             now = time.monotonic()
             time.sleep(pause(now - heard, LOOK_S, now - asked))
 
 
-def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes]) -> bool:
+def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes], held: Held) -> bool:
     """Do one task; False where there is none."""
     try:
         asked = line.receive()
         if asked is None:
             return False
-        work(line, launcher, bundle, *asked)
+        work(line, launcher, bundle, held, asked)
     except RunNotRunningException:
         log.info("dropped: its run has ended")
     return True
 
 
 def work(
-    line: Line, launcher: Launcher, bundle: Callable[[int], bytes], head: Message, tree: ObjectTree
+    line: Line,
+    launcher: Launcher,
+    bundle: Callable[[int], bytes],
+    held: Held,
+    asked: tuple[Message, ObjectTree],
 ) -> None:
-    """Take the message that `head` announces, have it answered, and give the reply."""
+    """Take the message that a head and a tree announce, have it answered, and give the reply."""
+    head, tree = asked
     about, run = head.metadata, head.metadata.run_id
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
-    message = taken(head, tree.object_id, partial(line.pull, run))
+    hold = about.message_type == MessageType.EVALUATE
+    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run), hold=hold))
+    held.keep({piece.object_id for piece in tree.children} if hold else ())
     if not is_whole(head):
         line.confirm(run, tree.object_id)
     there = clock.lap()
@@ -166,10 +176,10 @@ def connected(home: SiteHome) -> Generator[Line]:
     machine, key = read_machine(home), node_key(home.auth_key)
     server, trusted = machine.server, home.ca.read_bytes()
     with http_request_response(server, False, trusted, key.pair) as found:
-        yield Line(*found)
+        yield Line(*cast("Line", found))  # Flower's, but for what pieces are made of
 
 
-def changes() -> list[tuple[ModuleType, str, object]]:
+def changes() -> list[tuple[ModuleType | type, str, object]]:
     """Return what is changed: where, which name, and its new value."""
     return [
         (fleet_http_connection, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_MIN_INTERVAL),
@@ -178,6 +188,9 @@ def changes() -> list[tuple[ModuleType, str, object]]:
         (fleet_http_connection, "make_simple_http_retry_invoker", patient),
         (fleet_http_connection, "remove_content_from_message", as_it_is),
         (fleet_http_connection, "flwr_exit", not_let_in),
+        (fleet_http_connection, "make_push_object_fn_protobuf", carriage.pusher),
+        (fleet_http_connection, "make_pull_object_fn_protobuf", carriage.puller),
+        *carriage.changes(FleetHttpClient, DOOR),
     ]
 
 
@@ -230,11 +243,11 @@ def main(home: SiteHome) -> None:
     """Take part until SIGTERM; what is being worked at when that comes is dropped."""
     logs.begin()
     settings = settings_of(home)
-    for module, name, value in changes():
-        vars(module)[name] = value
+    for place, name, value in changes():
+        setattr(place, name, value)
     end_by_signals()
     with suppress(KeyboardInterrupt), closing(Launcher(home.approved, lambda: Worker(settings))) as launcher:
-        keep_line(lambda: connected(home), launcher)
+        keep_line(lambda: connected(home), launcher, Held(home.pieces))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from privacy.noise import SecureGenerator
 from privacy.split import Split, split_of
 from protocol.batch import Batch
 from protocol.errors import DataError, PrivacyError
-from protocol.groups import PRIVATE
+from protocol.groups import PRIVATE, kind_of
 from protocol.messages import Reply, Task
 from protocol.recipe import Recipe
 from protocol.update import Update, Vectors
@@ -51,6 +51,9 @@ def train(site: Site, task: Task) -> Reply:
         raise PrivacyError("the recipe promises secure aggregation: this site only answers its masked steps")
     if not len(site.rows):
         msg = f"site '{site.settings.site}' has no training cases: check its data folder and the split"
+        raise DataError(msg)
+    if not trained(site):
+        msg = f"training.frozen leaves site '{site.settings.site}' nothing to train: it has none of the rest"
         raise DataError(msg)
     split = split_of(site.recipe)
     return paid(standardised(site, task), task, _round if split is None else partial(_summed, split))
@@ -139,7 +142,7 @@ def _personal(site: Site, task: Task, kept: dict[str, Vectors]) -> Vectors:
     def correct(group: str, grad: Tensor, here: Tensor) -> None:
         grad.add_(here - task.vectors[group], alpha=pull)
 
-    walk(site, list(task.vectors), plain(site, task.round), correct)
+    walk(site, [group for group in trained(site) if group in task.vectors], plain(site, task.round), correct)
     return {group: site.flat.vectors[group].clone() for group in task.vectors}
 
 
@@ -272,6 +275,10 @@ def optimiser_for(
 
 
 def trained(site: Site) -> list[str]:
-    """Return the groups that training changes here: what the site owns, and what is private."""
-    groups = site.flat.vectors
-    return [group for group in groups if group in site.owned or group == PRIVATE]
+    """Return the groups that training changes here: what the site owns, and what is private.
+
+    A frozen group travels as any other, and its update is zero whatever the data are: it needs no noise, and
+    leaves to the others all of a patient's clip norm.
+    """
+    mine = (group for group in site.flat.vectors if group in site.owned or group == PRIVATE)
+    return [group for group in mine if kind_of(group) not in site.recipe.training.frozen]

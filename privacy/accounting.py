@@ -13,8 +13,8 @@ own error bound of 0.008 (Opacus' default of 0.01 gave up to 0.0124). Events of 
 rate compose as one with their steps added, so that the price of asking does not grow with the
 rounds.
 
-Whose presence is hidden, and what "presence" means, is written beside every epsilon:
-`UNIT` and `ADJACENCY`.
+Whose presence is hidden, and what "presence" means, is written beside every epsilon: `UNIT` and `ADJACENCY`
+of `privacy.statement`.
 """
 
 import math
@@ -36,9 +36,6 @@ from opacus.accountants.analysis.prv import Domain  # pyright: ignore[reportMiss
 from scipy.optimize import brentq  # pyright: ignore[reportMissingTypeStubs]
 
 from protocol.errors import BudgetError, PrivacyError
-
-UNIT = "patient"
-ADJACENCY = "add-or-remove one patient"
 
 _TICKS = 10_000
 """Noise multipliers are found to one of this many parts."""

@@ -357,7 +357,7 @@ def _convolution_rows(layer: Any, activations: list[Tensor], backprops: Tensor) 
         return compute_conv_grad_sample(layer, activations, backprops)
     x, weight, rows = activations[0], layer.weight, len(backprops)
     found: dict[nn.Parameter, Tensor] = {}
-    volumes = issubclass(type(layer), nn.Conv3d)
+    volumes = issubclass(type(layer), nn.Conv3d) and x.device.type == "cpu"
     if weight.requires_grad and volumes and layer.groups == 1:
         found[weight] = _volume_rows(layer, x, backprops)
     elif weight.requires_grad:

@@ -1,7 +1,9 @@
 """What a recipe promises of its model's privacy, in words that go wherever the model goes."""
 
-from privacy.accounting import ADJACENCY, UNIT
 from protocol.recipe import Recipe
+
+UNIT = "patient"
+ADJACENCY = "add-or-remove one patient"
 
 OUTSIDE = (
     "the numbers of patients, cases and modality patterns, times and bytes, and the scores of validation and "

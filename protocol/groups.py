@@ -33,6 +33,11 @@ def head_group(head: str) -> str:
     return f"head:{head}"
 
 
+def kind_of(group: str) -> str:
+    """Return `shared`, `modality`, `head` or `private`."""
+    return group.partition(":")[0]
+
+
 ANCHORS = "anchors"
 """Name of a submodule whose group one site teaches, and all others read."""
 

@@ -1,176 +1,217 @@
-"""How a message travels: announced by its head, and then as a tree of pieces, each known by its SHA-256.
+"""How a message travels: announced by its head, and its vectors after it in pieces.
 
-    Message - RecordDict - ArrayRecord - Array - chunks of 5 MB
-                         - ConfigRecord
+    head      the message without its vectors' bytes, and how those are cut; a small message with them
+    pieces    the vectors' bytes one after the other, cut, each known by its SHA-256
+    root      an empty piece that Flower's server wants before it lets anybody have the head
 
-That is Flower's way, and what it gains by it: a site that is sent what another was sent before costs the
-server no second copy. Flower's own code for it holds a model three to four times on either side. Here
+A large vector begins and ends with a piece, so that sites that are sent the same vector, among others, cost
+the server one copy of it. Flower cuts every array for itself and puts a tree of pieces above them: a network
+of two hundred layers is a thousand requests, and either side holds it three to four times. Here
 
-    `taken`   goes down the tree from its root, and puts every chunk into its place as it comes
-    `given`   cuts off a chunk when its turn has come
+    `taken`   puts every piece into its place as it comes
+    `given`   has what is cut off read from the vectors' own memory
 
-so that either side holds the message and the few chunks that are on the line. Each piece costs a request on
-every leg of its way, and Flower's server some 7 ms of work: a small message goes whole with its head, and of
-its pieces only the root is given, which the server wants before it keeps a message. A piece that its sender
+so that either side holds the message and the few pieces that are on the line. A piece that its sender
 announced and has not delivered yet is waited for, in pauses that grow (`protocol.waiting`); Flower's begin
-at a second.
+at a second. How a piece is carried is `protocol.carriage`'s.
 """
 
-import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from hashlib import sha256
+from types import MappingProxyType
 from typing import TypeVar, cast
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+import numpy as np
+from flwr.app import Array, ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
-from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.recorddict_pb2 import RecordDict as Proto  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.supercore.constant import PULL_MAX_TIME
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    get_all_nested_objects,
-    get_object_body,
-    get_object_children_ids_from_object_content,
-    get_object_head_values_from_object_content,
-    get_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectUnavailableError,
-    inflatable_class_registry,
-)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
 from google.protobuf.message import DecodeError
 
 from protocol.errors import WireError
-from protocol.pipe import arrays_in, solid
+from protocol.pipe import arrays_in, hollow, solid
 from protocol.waiting import pause
 
 AT_ONCE = 2
-"""Pieces on the line at a time: one is unpacked while the other comes."""
+"""Pieces on the line at a time: one is put into its place while the other comes."""
 LONGEST_PAUSE_S = 1.0
-
 SMALL_BYTES = 1_000_000
+"""Of a message that goes with its head, and of a vector that shares its pieces with its neighbours."""
+PIECE_BYTES = 16_000_000
+"""The longest piece: what is lost of a line that breaks, and 6 s at 20 Mbit/s."""
 FOLDED = "folded"
 
 T = TypeVar("T")
-Pull = Callable[[str], bytes]
-Push = Callable[[str, bytes], None]
+Part = bytes | bytearray | memoryview
+Parts = Sequence[Part]
+"""Bytes in one or more stretches of memory."""
+Pull = Callable[[str], Iterable[Part]]
+Push = Callable[[str, Parts], None]
 
-_MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, DecodeError)
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    DecodeError,
+)
 
 
 @dataclass(frozen=True)
 class Parcel:
     """A message ready to go.
 
-    `head`     what announces it, and holds all of its content if that is small
-    `tree`     the names of its pieces
+    `head`     what announces it
+    `tree`     the names of its pieces: the root's, and below it the others'
     `pieces`   by name
     """
 
     head: Message
     tree: ObjectTree
-    pieces: Mapping[str, InflatableObject]
+    pieces: Mapping[str, Parts]
 
 
-def packed(message: Message) -> Parcel:
+def packed(message: Message, before: Mapping[str, Parts] = MappingProxyType({})) -> Parcel:
     """Make a message ready to go, and give it the name that its root piece has.
 
-    Whoever gives its pieces does both within Flower's `no_object_id_recompute`, or all is hashed twice.
+    `before`: pieces that went just before; one that lies in the same memory has the same name, and is not
+    hashed again. Whoever does it does so within Flower's `no_object_id_recompute`, or all is hashed twice.
     """
     bare = remove_content_from_message(message)
-    if _is_small(message):
-        tree, pieces = ObjectTree(object_id=bare.object_id), {bare.object_id: bare}
-        head = _folded(message)
-    else:
-        tree, pieces, head = get_object_tree(message), get_all_nested_objects(message), bare
-    message.metadata.__dict__["_message_id"] = tree.object_id
-    return Parcel(head, tree, pieces)
+    known = {_place(parts): name for name, parts in before.items()}
+    found = [] if _is_small(message) else list(cuts(arrays_in(message.content)))
+    cut = [(known.get(_place(parts)) or _name(parts), parts) for parts in found]
+    head = _folded(message, [name for name, _ in cut])
+    root, pieces = bare.object_id, dict(cut)
+    message.metadata.__dict__["_message_id"] = root
+    tree = ObjectTree(object_id=root, children=[ObjectTree(object_id=name) for name in pieces])
+    return Parcel(head, tree, {root: [bare.deflate()], **pieces})
 
 
 def is_whole(head: Message) -> bool:
     """Say whether a head holds its message, so that there are no pieces to take."""
-    return not head.has_content() or FOLDED in head.content
+    return not head.has_content() or not _told(head).get("pieces")
 
 
 def taken(head: Message, root: str, pull: Pull) -> Message:
     """Return the message that `head` announces and whose root piece is called `root`.
 
-    Each array's data can be written to. Raises `WireError` where this is no message, Flower's
+    Each vector's data can be written to. Raises `WireError` where this is no message, Flower's
     `ObjectPullError` where a piece of it cannot be had.
     """
     try:
-        found = _unfolded(head) if is_whole(head) else _taken(root, partial(_patiently, pull))
+        found = _unfolded(head)
+        if not is_whole(head):
+            _fill(found, _told(head), partial(_patiently, pull))
     except _MALFORMED as error:
         raise WireError(f"message {root} is not whole ({error!r}): its sender runs something else") from error
-    if not isinstance(found, Message):
-        raise WireError(f"{root} is a {type(found).__name__}, no message: its sender runs something else")
     found.metadata.__dict__["_message_id"] = root
     return found
 
 
-def given(pieces: Mapping[str, InflatableObject], push: Push, wanted: Collection[str]) -> None:
+def given(pieces: Mapping[str, Parts], push: Push, wanted: Collection[str]) -> None:
     """Push those of `pieces` that are `wanted`; whatever `push` raises ends it."""
     names = [name for name in pieces if name in wanted]
-    for _ in _two_at_a_time(lambda name: push(name, pieces[name].deflate()), names):
+    for _ in _two_at_a_time(lambda name: push(name, pieces[name]), names):
         pass
+
+
+def cuts(arrays: Iterable[Array]) -> Iterator[list[memoryview]]:
+    """Yield the bytes of `arrays` in pieces, each as stretches of their own memory."""
+    held, size, full = list[memoryview](), 0, False
+    for array in arrays:
+        data = memoryview(array.data)
+        for start in range(0, len(data), PIECE_BYTES):
+            part = data[start : start + PIECE_BYTES]
+            large = len(data) > SMALL_BYTES
+            if held and (full or large or size + len(part) > PIECE_BYTES):
+                yield held
+                held, size = [], 0
+            held.append(part)
+            size, full = size + len(part), large
+    if held:
+        yield held
+
+
+def _name(parts: Parts) -> str:
+    digest = sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _place(parts: Parts) -> tuple[tuple[int, int], ...]:
+    return tuple((np.frombuffer(part, np.uint8).ctypes.data, len(part)) for part in parts)
 
 
 def _is_small(message: Message) -> bool:
     return not message.has_content() or sum(len(a.data) for a in arrays_in(message.content)) <= SMALL_BYTES
 
 
-def _folded(message: Message) -> Message:
-    """Return a message with all its content as the bytes of one record, which no server need look into."""
+def _folded(message: Message, names: list[str]) -> Message:
+    """Return a message with all its content as the bytes of one record, which no server need look into.
+
+    Its vectors' bytes are in it only where there are no pieces to hold them.
+    """
     if not message.has_content():
         return message
     record = ConfigRecord()
-    record["content"] = recorddict_to_proto(solid(message.content)).SerializeToString()
+    if names:
+        record["pieces"], record["sizes"] = names, [len(array.data) for array in arrays_in(message.content)]
+    content = hollow(message.content) if names else solid(message.content)
+    record["content"] = recorddict_to_proto(content).SerializeToString()
     return make_message(message.metadata, RecordDict({FOLDED: record}))
 
 
 def _unfolded(head: Message) -> Message:
     if not head.has_content():
         return head
-    content = cast("ConfigRecord", head.content[FOLDED])["content"]
-    return make_message(head.metadata, recorddict_from_proto(Proto.FromString(cast("bytes", content))))
+    content = Proto.FromString(cast("bytes", _told(head)["content"]))
+    return make_message(head.metadata, recorddict_from_proto(content))
 
 
-def _taken(name: str, pull: Pull) -> InflatableObject:
-    content = pull(name)
-    kind, children, _ = get_object_head_values_from_object_content(content)
-    if kind == ArrayRecord.__qualname__:
-        return _arrays(content, pull)
-    below = {child: _taken(child, pull) for child in children}
-    return inflatable_class_registry[kind].inflate(content, below)
+def _told(head: Message) -> ConfigRecord:
+    return cast("ConfigRecord", head.content[FOLDED])
 
 
-def _arrays(content: bytes, pull: Pull) -> ArrayRecord:
-    # Equal arrays are one piece: each is taken for itself, so that no two share their memory.
-    record = ArrayRecord()
-    for key, piece in json.loads(get_object_body(content, ArrayRecord)).items():
-        record[key] = _array(pull(piece), pull)
-    return record
+def _fill(message: Message, told: ConfigRecord, pull: Pull) -> None:
+    """Put the pieces' bytes into a message's vectors."""
+    names, sizes = cast("list[str]", told["pieces"]), cast("list[int]", told["sizes"])
+    vectors = _vectors(sizes, (part for parts in _two_at_a_time(pull, names) for part in parts))
+    for array, data in zip(arrays_in(message.content), vectors, strict=True):
+        array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
 
 
-def _array(content: bytes, pull: Pull) -> Array:
-    children = get_object_children_ids_from_object_content(content)
-    facts = json.loads(get_object_body(content, Array))
-    names = [children[int(place)] for place in facts["arraychunk_ids"]]
-    data = bytearray()  # grows with what has come: what a head claims allocates nothing
-    for chunk in _two_at_a_time(lru_cache(AT_ONCE)(pull), names):  # equal chunks follow each other
-        data += memoryview(get_object_body(chunk, ArrayChunk))
-    array = Array(str(facts["dtype"]), tuple(facts["shape"]), str(facts["stype"]), b"")
-    array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
-    return array
+def _vectors(sizes: Sequence[int], parts: Iterator[Part]) -> Iterator[memoryview]:
+    """Yield vectors of so many bytes each from what comes."""
+    rest = memoryview(b"")
+    for size in sizes:
+        data = np.empty(size, np.uint8).data  # of a size that is only claimed no page is ever touched
+        filled = 0
+        while filled < size:
+            rest = rest or memoryview(next(parts, b""))
+            if not rest:
+                raise ValueError("fewer bytes than announced")
+            part, rest = rest[: size - filled], rest[size - filled :]
+            data[filled : filled + len(part)] = part
+            filled += len(part)
+        yield data
+    if rest or any(parts):
+        raise ValueError("more bytes than announced")
 
 
-def _patiently(pull: Pull, name: str) -> bytes:
+def _patiently(pull: Pull, name: str) -> Iterable[Part]:
     began = time.monotonic()
     while True:
         try:
@@ -184,8 +225,13 @@ def _patiently(pull: Pull, name: str) -> bytes:
 
 def _two_at_a_time(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
     """Yield what `work` makes of each name, in order; the first error ends it."""
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool, coming = ThreadPoolExecutor(AT_ONCE), deque[Future[T]]()
     try:
-        yield from pool.map(work, names)
+        for name in names:
+            coming.append(pool.submit(work, name))
+            if len(coming) == AT_ONCE:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -21,7 +21,8 @@ from flwr.proto.message_pb2 import Message as Proto  # pyright: ignore[reportAtt
 def send_message(pipe: Connection, message: Message) -> None:
     """Hand a whole message to another of our processes: its head, then each vector from its own memory."""
     arrays = list(arrays_in(message.content)) if message.has_content() else []
-    pipe.send_bytes(message_to_proto(_hollow(message)).SerializeToString())
+    head = make_message(message.metadata, hollow(message.content)) if arrays else message
+    pipe.send_bytes(message_to_proto(head).SerializeToString())
     pipe.send_bytes(json.dumps([len(array.data) for array in arrays]).encode())
     for array in arrays:
         _write(pipe, memoryview(array.data))
@@ -54,17 +55,16 @@ def solid(content: RecordDict) -> RecordDict:
     return content
 
 
-def _hollow(message: Message) -> Message:
-    """Return the message without the bytes of its vectors."""
-    if not message.has_content():
-        return message
-    records = {
-        key: ArrayRecord({name: Array(a.dtype, a.shape, a.stype, b"") for name, a in record.items()})
-        if isinstance(record, ArrayRecord)
-        else record
-        for key, record in message.content.items()
-    }
-    return make_message(message.metadata, RecordDict(records))
+def hollow(content: RecordDict) -> RecordDict:
+    """Return a message's content without the bytes of its vectors."""
+    return RecordDict(
+        {
+            key: ArrayRecord({name: Array(a.dtype, a.shape, a.stype, b"") for name, a in record.items()})
+            if isinstance(record, ArrayRecord)
+            else record
+            for key, record in content.items()
+        }
+    )
 
 
 def _write(pipe: Connection, rest: memoryview) -> None:

@@ -63,6 +63,8 @@ _NOT_EMPTY = Rule("with at least one entry", lambda value: len(value) > 0)
 
 PLAIN_SUMS = ("fedadagrad", "fedadam", "fedavg", "fedavgm", "fedyogi")
 """Strategies of which the sites know nothing: the server steps along the count-weighted owner mean."""
+WHOLE_SITES = "dp_fedavg"
+"""The strategy whose noise is the server's."""
 TEACHING = "modality_distillation"
 """The strategy whose sites learn from what a step does not show."""
 SUMMED = tuple(sorted((*PLAIN_SUMS, "ditto", "fedbn", "fedper", "fedprox", TEACHING, "t3_merge")))
@@ -120,7 +122,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Training:
-    """The local loop of a round: `steps` optimiser steps, or else `epochs` passes."""
+    """The local loop of a round: `steps` optimiser steps, or else `epochs` passes.
+
+    Groups of the kinds in `frozen` keep the values that they have when the stage begins: no step
+    changes them, and no noise (`client.training.trained`).
+    """
 
     epochs: Count = 1
     steps: Count | None = None
@@ -131,6 +137,7 @@ class Training:
     weight_decay: NotNegative = 0.0
     modality_dropout: BelowOne = 0.0  # chance to hide each present modality, never the last one
     flips: bool = False
+    frozen: tuple[Annotated[str, one_of("shared", "modality", "head")], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -435,6 +442,11 @@ def _check_whole(recipe: Recipe) -> None:
     """What no single key can tell."""
     _check_summed(recipe)
     _check_split(recipe)
+    if recipe.training.frozen and recipe.strategy.name == WHOLE_SITES:
+        raise RecipeError(
+            f"training.frozen: the noise of '{WHOLE_SITES}' is on all that travels; "
+            "give [], or another strategy"
+        )
     for name, modality in recipe.modalities.items():
         if modality.kind == "table" and modality.features < 1:
             raise RecipeError(f"modalities.{name}.features: a table needs its width, a whole number >= 1")
@@ -516,6 +528,8 @@ def _split_rules(recipe: Recipe, shares: int) -> Iterator[tuple[bool, str]]:
     yield privacy.mechanism == "sgd", "privacy.mechanism: correlated noise is each site's own; give sgd"
     several = "noise in each of several local steps is not noise on a sum"
     yield training.steps == 1, f"training.steps: {several}; with secure.noise_over give 1"
+    whole = "secure.noise_over takes a site's whole gradient"
+    yield not training.frozen, f"training.frozen: {whole}; give []"
     gradients = "with secure.noise_over sites sum gradients and take no step of their own"
     yield own_step == ("sgd", 0, 0), f"training.optimizer: {gradients}; give sgd, momentum=0, weight_decay=0"
     plain = f"choose one of {', '.join(PLAIN_SUMS)}"

@@ -36,6 +36,7 @@ from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
 from server.grid import changes
+from server.home import CoordinatorHome
 from server.record import CONDUCTOR, Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
@@ -73,7 +74,8 @@ def build_logging_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
         config = dict(context.run_config)
-        for where, name, value in changes():
+        home = CoordinatorHome(Path(str(config["coordinator"])))
+        for where, name, value in changes(home.pieces):
             setattr(where, name, value)
         with logged(Path(str(config["folder"]))):
             conduct(grid, config, note)

@@ -12,9 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from privacy.accounting import UNIT
 from privacy.pace import pace
-from privacy.statement import statement
+from privacy.statement import UNIT, statement
 from protocol.metrics import METRICS
 from protocol.recipe import Recipe, recipe_hash
 from protocol.stages import stage_at

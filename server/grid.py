@@ -1,11 +1,16 @@
 """Flower's Grid with its way to send and to take messages changed, in the server application's process.
 
-Its pieces     as `protocol.pieces` has them: Flower's own way holds a model four times, needs three requests
-               a piece, and waits a second or two for a reply that has been announced and is still on its way.
+Its pieces     as `protocol.pieces` has them and `protocol.carriage` carries them: Flower's own way holds a
+               model four times, and waits a second or two for a reply that is still on its way. A reply's
+               are read where the SuperLink, on the same machine, has written them down.
 Its patience   a reply that is no message at all is an answer that failed, and not the run's end.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import cast
 
 from flwr.app import Error, Message
 from flwr.app.message import make_message
@@ -20,58 +25,81 @@ from flwr.proto.runtime_pb2 import (  # pyright: ignore[reportAttributeAccessIss
     PushAppMessagesRequest,
 )
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from protocol import carriage
+from protocol.carriage import Carrier, in_blocks, puller, pusher
 from protocol.errors import WireError
-from protocol.pieces import given, is_whole, packed, taken
+from protocol.pieces import Parcel, Part, Pull, given, is_whole, packed, taken
 
 SERVER = Node(node_id=SUPERLINK_NODE_ID)
 """As whom a server application asks."""
+DOOR = "/v1/runtime/"
 
 
 class StraightGrid(HttpGrid):
-    """What a server application's grid does in place of Flower's methods of the same names."""
+    """What a server application's grid does in place of Flower's methods of the same names.
+
+    `pieces`: the folder in which the SuperLink keeps pieces (`server.store`).
+    """
+
+    pieces: Path
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Push messages one by one; return their names."""
-        return [_pushed(self._runtime_client, self.run.run_id, message) for message in messages]
+        """Push messages one by one, each as it is made; return their names."""
+        names, before = list[str](), None
+        for message in messages:
+            before = _pushed(self._runtime_client, self.run.run_id, message, before)
+            names.append(before.tree.object_id)
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return those replies to the named messages that are there."""
-        client = self._runtime_client
+        client, run = self._runtime_client, self.run.run_id
         found = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         heads = [message_from_proto(each) for each in found.messages_list]
         roots = [tree.object_id for tree in found.message_object_trees]
-        return [_pulled(client, self.run.run_id, *each) for each in zip(heads, roots, strict=True)]
+        pull = partial(in_place, self.pieces, puller(cast("Carrier", client).PullObject, SERVER, run))
+        return [_pulled(client, run, pull, *each) for each in zip(heads, roots, strict=True)]
 
 
-def changes() -> list[tuple[type, str, object]]:
-    """Return what is changed: where, which name, and its new value."""
-    return [(HttpGrid, name, vars(StraightGrid)[name]) for name in ("push_messages", "pull_messages")]
+def changes(pieces: Path) -> list[tuple[type, str, object]]:
+    """Return what is changed where pieces are kept in `pieces`: where, which name, and its new value."""
+    ours = vars(StraightGrid)
+    return [
+        (HttpGrid, "pieces", pieces),
+        (HttpGrid, "push_messages", ours["push_messages"]),
+        (HttpGrid, "pull_messages", ours["pull_messages"]),
+        *carriage.changes(RuntimeHttpClient, DOOR),
+    ]
 
 
-def _pushed(client: RuntimeHttpClient, run: int, message: Message) -> str:
+def in_place(pieces: Path, pull: Pull, name: str) -> Iterable[Part]:
+    """Return a piece as the SuperLink has written it down; from the SuperLink where that is not there."""
+    try:
+        return in_blocks((pieces / name).open("rb", buffering=0))
+    except FileNotFoundError:
+        return pull(name)
+
+
+def _pushed(client: RuntimeHttpClient, run: int, message: Message, before: Parcel | None) -> Parcel:
     with no_object_id_recompute():
-        parcel = packed(message)
+        parcel = packed(message, before.pieces if before else {})
         announced = PushAppMessagesRequest(
             messages_list=[message_to_proto(parcel.head)], message_object_trees=[parcel.tree]
         )
         told = client.PushMessages(announced)
-        push = make_push_object_fn_protobuf(client.PushObject, SERVER, run, told.session_id)
-        given(parcel.pieces, push, set(told.objects_to_push))
-    (name,) = told.message_ids
-    return name
+        push = pusher(cast("Carrier", client).PushObject, SERVER, run, told.session_id)
+        with suppress(ObjectPushError):  # its site holds all of it, and has taken it
+            given(parcel.pieces, push, set(told.objects_to_push))
+    return parcel
 
 
-def _pulled(client: RuntimeHttpClient, run: int, head: Message, root: str) -> Message:
+def _pulled(client: RuntimeHttpClient, run: int, pull: Pull, head: Message, root: str) -> Message:
     try:
-        message = taken(head, root, make_pull_object_fn_protobuf(client.PullObject, SERVER, run))
+        message = taken(head, root, pull)
     except (WireError, ObjectPullError) as error:
         return make_message(head.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
     if not is_whole(head):

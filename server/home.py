@@ -116,6 +116,11 @@ class CoordinatorHome:
         return self.state / "superlink.db"
 
     @property
+    def pieces(self) -> Path:
+        """Pieces of messages under way, which the SuperLink keeps beside its database."""
+        return self.state / "pieces"
+
+    @property
     def superexec_secret(self) -> Path:
         """The secret by which the SuperLink knows its executors."""
         return self.state / "superexec.secret"

@@ -8,8 +8,7 @@ import math
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from privacy.accounting import ADJACENCY, UNIT, Event, epsilon, epsilon_pld
-from privacy.statement import OUTSIDE, audience
+from privacy.statement import ADJACENCY, OUTSIDE, UNIT, audience
 from protocol.charts import Cell, Line, Point, chart, grid, site_lines, swatch
 from protocol.metrics import METRICS, subset_name, subsets_of
 from protocol.page import Markup, join, page, section, table, tag
@@ -160,7 +159,7 @@ def _tiles(record: RunRecord, recipe: Recipe, metric: str) -> Iterable[tuple[str
         yield _number(emm_average(values)), f"{metric}, held out, EMM average over subsets"
     yield _privacy_tile(record)
     if (promise := _promise(recipe)) is not None:
-        spent = epsilon(_released(record, promise), promise.delta)
+        spent, _ = _prices(record, promise)
         about = (
             f"of the models that sites see, \u03b4 = {promise.delta:.1e}, per {promise.unit}, not per {UNIT}"
         )
@@ -333,12 +332,11 @@ def _promised(record: RunRecord, recipe: Recipe) -> Markup:
     promise = _promise(recipe)
     if promise is None:
         return Markup("")
-    events = _released(record, promise)
     row = (
-        *(_number(price(events, promise.delta)) for price in (epsilon, epsilon_pld)),
+        *map(_number, _prices(record, promise)),
         f"{promise.delta:.2e}",
         _number(promise.noise_multiplier),
-        str(sum(event.steps for event in events)),
+        str(_releases(record)),
     )
     return section(
         f"What the models hide of a {promise.unit}",
@@ -354,8 +352,16 @@ def _promise(recipe: Recipe) -> Promise | None:
     return strategy.promise
 
 
-def _released(record: RunRecord, promise: Promise) -> list[Event]:
-    return [Event(promise.noise_multiplier, 1.0, record.rounds[-1].releases if record.rounds else 0)]
+def _releases(record: RunRecord) -> int:
+    return record.rounds[-1].releases if record.rounds else 0
+
+
+def _prices(record: RunRecord, promise: Promise) -> tuple[float, float]:
+    """Return what the models cost by both accountants."""
+    from privacy.accounting import Event, epsilon, epsilon_pld  # noqa: PLC0415 - two seconds, for few runs
+
+    events = [Event(promise.noise_multiplier, 1.0, _releases(record))]
+    return epsilon(events, promise.delta), epsilon_pld(events, promise.delta)
 
 
 def _what_leaves(record: RunRecord) -> Markup:

@@ -151,13 +151,15 @@ def admitted(
     Raises `QuorumError` after the last one, before the strategy changes anything, when too
     few were accepted.
     """
-    for (member, task), arrival in zip(tasks, arrivals, strict=True):
+    for member, task in tasks:
+        arrival = next(arrivals)  # not by `zip`, which holds the one before while the next is on its way
         verdict, update, norm = judge(member, task, arrival, plan.witness)
         heard.sites.append(verdict)
         book.heard(task.round, verdict)
         if update is not None:
             heard.norms.append(norm)
             yield Received(**vars(update), site=member.site)
+        del arrival, update  # a model's size, while the next is on its way
     if len(heard.norms) < plan.recipe.roster.quorum:
         told = "; ".join(f"{s.site} {s.status}: {s.reason}" for s in heard.sites if s.status != "accepted")
         msg = f"{len(heard.norms)} updates accepted, quorum is {plan.recipe.roster.quorum} ({told})"

@@ -1,41 +1,70 @@
-"""What the SuperLink keeps of messages: Flower's tables, with large pieces as files beside the database.
+"""What the SuperLink keeps of messages: Flower's tables, with every piece as a file beside the database.
 
-SQLite lets one write at a time, and has the others look again after pauses of up to a tenth of a second; a
-model is a hundred pieces for every site. So what is written is short here, and rare:
+SQLite lets one write at a time, and has the others look again after pauses of up to a tenth of a second. So
+what is written is short here, and rare:
 
-    a large piece     is a file before the database is asked for anything; most are gone again before the
+    a piece           is a file before the database is asked for anything; most are gone again before the
                       disk has heard of them. Nothing is flushed: a power failure ends the run that the
                       pieces belong to, and the next one has its own.
+    a slow line       keeps its message open as long as bytes come
     a silent process  is looked for once a second, and not with every request
     a run's bytes     are not counted: they are in our own record
 """
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
-from flwr.supercore.inflatable.inflatable_object import get_object_id
-from flwr.supercore.inflatable.inflatable_utils import validate_object_content
+from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
+from flwr.supercore.date import now
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-from sqlalchemy import make_url
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession
+from sqlalchemy import make_url, update
 
-LARGE_BYTES = 64_000
 FOLDER = "pieces"
 IN_A_FILE = b"\0"
-"""Stands in the database for a piece that is a file; no piece of Flower's is this."""
+"""Stands in the database for a piece that is there."""
 LOOK_S = 1.0
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
+class Kept(bytes):
+    """The name of a file that holds a whole piece; bytes that came from elsewhere are none."""
+
+    __slots__ = ()
+
+
+class Incoming:
+    """A piece that is being written down, under a name of its own."""
+
+    def __init__(self, name: str, path: Path, file: BinaryIO) -> None:
+        self._name, self._path, self._file, self._digest = name, path, file, sha256()
+
+    def write(self, block: bytes) -> None:
+        """Write the next bytes down."""
+        self._digest.update(block)
+        self._file.write(block)
+
+    def kept(self) -> Kept:
+        """Return the whole piece for `PieceStore.put`; `ValueError` if its name is not its content's."""
+        if self._digest.hexdigest() != self._name:
+            raise ValueError(f"piece {self._name} is another one by its content")
+        self._file.flush()
+        return Kept(self._path.name.encode())
+
+
 class PieceStore(SqlObjectStore):
-    """Flower's store of pieces; what is large is in `FOLDER` beside the database, under its name."""
+    """Flower's store of pieces; what they hold is in `FOLDER` beside the database, under their names."""
 
     def __init__(self, database_path: str) -> None:
-        super().__init__(database_path, verify=False)  # the database may hold what stands for a piece
+        super().__init__(database_path, verify=False)  # the database holds what stands for a piece
         self._folder = Path(str(make_url(self.database_url).database)).parent / FOLDER
 
     def initialize(self, *arguments: Any, **named: Any) -> list[str]:
@@ -46,41 +75,27 @@ class PieceStore(SqlObjectStore):
             self._clear_away(path.name)
         return tables
 
-    def aside(self, name: str, content: bytes) -> bytes:
-        """Put a large piece into a file of its own, and return what `put` is to keep of it.
+    def path(self, name: str) -> Path:
+        """Return where the piece of this name is, if it is there."""
+        return self._folder / name
 
-        Raises `ValueError` if the piece's name is not its content's.
-        """
-        if get_object_id(content) != name:
-            raise ValueError(f"piece {name} is another one by its content")
-        validate_object_content(content)
-        if len(content) < LARGE_BYTES:
-            return content
-        kept = IN_A_FILE + uuid4().hex.encode()
-        with os.fdopen(os.open(self._aside(name, kept), _NEW, 0o600), "wb") as file:
-            file.write(content)
-        return kept
+    @contextmanager
+    def incoming(self, name: str) -> Generator[Incoming]:
+        """Yield a place for a piece that comes; it is gone afterwards, unless `put` has taken it."""
+        path = self.path(f"{name}.{uuid4().hex}")
+        with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
+            try:
+                yield Incoming(name, path, file)
+            finally:
+                path.unlink(missing_ok=True)
 
     def put(self, object_id: str, object_content: bytes) -> None:
-        """Keep a piece, as `aside` returned it."""
-        if object_content.startswith(IN_A_FILE):
-            self._aside(object_id, object_content).rename(self._folder / object_id)
-            object_content = IN_A_FILE
-        super().put(object_id, object_content)
-
-    def forget(self, name: str, kept: bytes) -> None:
-        """Remove what `aside` has put aside and nobody wants; what another has put there stays."""
-        if kept.startswith(IN_A_FILE):
-            self._aside(name, kept).unlink(missing_ok=True)
-
-    def get(self, object_id: str) -> bytes | None:
-        """Return a piece, empty if it was announced and is not there; None if it was not even announced."""
-        content = super().get(object_id)
-        if content != IN_A_FILE:
-            return content
-        with suppress(FileNotFoundError):
-            return (self._folder / object_id).read_bytes()
-        return None
+        """Keep a piece that `incoming` has taken in; `ValueError` where it came another way."""
+        if not isinstance(object_content, Kept):
+            raise ValueError(f"piece {object_id} came another way than pieces come")  # noqa: TRY004 - Flower's
+        super().put(object_id, IN_A_FILE)
+        # Last, while the database is held: who finds the file may have it removed, but only after this.
+        self.path(object_content.decode()).rename(self.path(object_id))
 
     def delete(self, object_id: str) -> None:
         """Remove a piece that no other needs, and those that nothing else needs then."""
@@ -89,11 +104,8 @@ class PieceStore(SqlObjectStore):
 
     def _clear_away(self, name: str) -> None:
         """Remove a file of which the database does not know."""
-        if super().get(name) != IN_A_FILE:
-            (self._folder / name).unlink(missing_ok=True)
-
-    def _aside(self, name: str, kept: bytes) -> Path:
-        return self._folder / f"{name}.{kept.removeprefix(IN_A_FILE).decode()}"
+        if self.get(name) != IN_A_FILE:
+            self.path(name).unlink(missing_ok=True)
 
 
 class ShortState(SqlLinkState):
@@ -101,16 +113,15 @@ class ShortState(SqlLinkState):
 
     _looks = 0.0
 
-    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
-        """Store a piece that somebody has announced; False for any other."""
-        pieces = self.object_store
-        if not isinstance(pieces, PieceStore):
-            return super().store_object(run_id, session_id, object_id, object_content)
-        kept = pieces.aside(object_id, object_content)
-        stored = super().store_object(run_id, session_id, object_id, kept)
-        if not stored:
-            pieces.forget(object_id, kept)
-        return stored
+    def keep_open(self, session_id: str) -> None:
+        """Note that a piece is coming: Flower gives up on a message of which none came for long."""
+        until = now() + timedelta(seconds=OBJECT_PUSH_SESSION_TTL_SECONDS)
+        with self.session() as session:
+            session.execute(
+                update(ObjectPushSession)
+                .where(ObjectPushSession.session_id == session_id)
+                .values(expires_at=until)
+            )
 
     def store_traffic(self, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
         """Count nothing."""

@@ -1,4 +1,4 @@
-"""Flower's SuperLink with four things changed, in its process and not in its files.
+"""Flower's SuperLink with some things changed, in its process and not in its files.
 
 Its database    SQLite gives up on a locked database after 5 s, too soon for a 100 MB model: here after 120.
                 Its pages are large, since what is stored are chunks of models; it has no memory of its own
@@ -40,7 +40,9 @@ from google.protobuf.message import DecodeError
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http import httptools_impl
 
+from server.carriage import FOR_APPS, FOR_SITES, Pieces
 from server.store import PieceStore, ShortState
 
 PRAGMAS = {
@@ -52,9 +54,11 @@ PRAGMAS = {
 }
 MOST_BYTES = 64_000_000
 """Of one request; a chunk of a model is 5 MB, a bundle at most 10."""
+WAITING_BYTES = 500_000
+"""Of a body that its taker has not come for, before no more is read."""
 HELD_S = 2.0
 """How long an answer waits for a message: less than Flower's clients wait for an answer (5 s)."""
-FOR_SITES, FOR_RUNS, FOR_APPS = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
+FOR_RUNS = "/v1/control/"
 APPS = 0
 """Who waits for replies; no site has this number."""
 CONCERNS: dict[object, str] = {
@@ -167,6 +171,10 @@ def straight(layers: Sequence[Middleware]) -> list[Middleware]:
     ]
 
 
+LAYERS = (Doors, Pieces, Whole, Awaited)
+"""What a request passes before Flower's own layers."""
+
+
 def changes() -> list[tuple[ModuleType, str, object]]:
     """Return what is changed: where, which name, and its new value."""
     layers = vars(flower)["_get_middleware"]
@@ -175,8 +183,9 @@ def changes() -> list[tuple[ModuleType, str, object]]:
         (sql_mixin, "SQLITE_PRAGMAS", pragmas),
         (object_store_factory, "SqlObjectStore", PieceStore),
         (linkstate_factory, "SqlLinkState", ShortState),
-        (extensions, "get_middleware", lambda: (Middleware(Doors), Middleware(Whole), Middleware(Awaited))),
+        (extensions, "get_middleware", lambda: tuple(map(Middleware, LAYERS))),
         (flower, "_get_middleware", lambda: straight(layers())),
+        (httptools_impl, "HIGH_WATER_LIMIT", WAITING_BYTES),
     ]
 
 

@@ -107,15 +107,23 @@ class Wire:
 
     def _send(self, tasks: Iterable[tuple[str, int, Task]]) -> list[Sent]:
         self._drop_late()
-        since = self._connected()
-        return [self._send_one(site, node, task, since.get(node, "")) for site, node, task in tasks]
+        return self._post(tasks, self._connected())
 
-    def _send_one(self, site: str, node: int, task: Task, since: str) -> Sent:
-        content = pack_task(task)
-        message = Message(content, node, KINDS[task.kind], group_id=str(task.round))
-        size = payload_bytes(content)
-        (message_id,) = self._grid.push_messages([message])
-        return Sent(site, node, task, message_id, size, since)
+    def _post(self, tasks: Iterable[tuple[str, int, Task]], since: Mapping[int, str]) -> list[Sent]:
+        sizes, asked = list[int](), list[tuple[str, int, Task]]()
+
+        def messages() -> Iterator[Message]:  # made when its turn has come: no two are held
+            for site, node, task in tasks:
+                content = pack_task(task)
+                asked.append((site, node, task))
+                sizes.append(payload_bytes(content))
+                yield Message(content, node, KINDS[task.kind], group_id=str(task.round))
+
+        names = list(self._grid.push_messages(messages()))
+        return [
+            Sent(site, node, task, name, size, since.get(node, ""))
+            for (site, node, task), name, size in zip(asked, names, sizes, strict=True)
+        ]
 
     def _hear(self, sent: list[Sent], deadline_s: float) -> Iterator[Arrival]:
         closes = time.monotonic() + deadline_s
@@ -137,7 +145,7 @@ class Wire:
             if attempt == TRIES or (since := self._back(sent.node, closes)) is None:
                 break
             log.warning("%s of %s is asked again: %s", sent.task.kind, sent.site, reason)
-            sent = self._send_one(sent.site, sent.node, sent.task, since)
+            (sent,) = self._post([(sent.site, sent.node, sent.task)], {sent.node: since})
         return Arrival(sent.site, "failed", None, reason, sent.size)
 
     def _pull(self, sent: Sent, closes: float) -> Message | None:

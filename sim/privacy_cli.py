@@ -13,9 +13,10 @@ from client.policy import Floor, read_policy
 from client.spending import by_stage, history
 from imaging.sources import list_sites, read_cohort
 from privacy import accounting
-from privacy.accounting import ADJACENCY, UNIT, Event
+from privacy.accounting import Event
 from privacy.keys import make_signer
 from privacy.ledger import History
+from privacy.statement import ADJACENCY, UNIT
 from protocol.errors import BudgetError, SettingsError
 from protocol.recipe import Recipe, load_recipe
 from protocol.stages import Stage

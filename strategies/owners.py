@@ -62,6 +62,7 @@ def owner_sums(updates: Iterable[Update], spare: Vectors) -> OwnerSums:
     sums = OwnerSums(spare)
     for update in updates:
         sums.add(update.deltas, update.counts)
+        del update  # or it would stand beside the next, which is on its way
     return sums
 
 

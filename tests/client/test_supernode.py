@@ -7,46 +7,67 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 import torch
 from flwr.app import Message
-from flwr.common.serde import run_from_proto
+from flwr.common.serde import message_to_proto, run_from_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.proto.message_pb2 import PullObjectRequest  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.proto.node_pb2 import Node  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.runtime_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
     AcquireTaskRequest,
     PullTaskInputRequest,
+    PushAppMessagesRequest,
 )
 from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    ObjectUnavailableError,
+)
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.superlink.main import create_app
 from flwr.supernode import fleet_http_connection
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client import supernode
+from client.held import Held
 from client.home import SiteHome
 from client.launcher import Launcher
 from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, patient, step
-from protocol.messages import Task
+from privacy.certificates import node_key as node_private_key
+from protocol.carriage import ABOUT, Carrier, in_header, puller, pusher
+from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
+from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Push, given, packed
+from server import carriage, superlink
 from server import grid as our_grid
 from server.control import Control, control, node_key
+from server.grid import SERVER
 from server.home import CoordinatorHome
+from server.store import ShortState
 from server.wire import Wire
 from sim.inprocess import identify
 from tests.client.hand import Hand
 from tests.client.listener import Authority, closed_port, listening
 from tests.enrolment import founded, joined
 from tests.serving import serving
+
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
 
 
 class Ended(BaseException):
@@ -61,13 +82,17 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(autouse=True)
 def changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change Flower as the processes do, for the length of a test."""
-    for module, name, value in [*changes(), *our_grid.changes()]:
-        monkeypatch.setattr(module, name, value)
+    for module, name, value in [*changes(), *our_grid.changes(Path("elsewhere")), *superlink.changes()]:
+        monkeypatch.setattr(module, name, value, raising=name not in {*vars(Carrier), "door", "pieces"})
 
 
 @contextmanager
-def _serving(home: CoordinatorHome, north: SiteHome) -> Generator[tuple[str, Control]]:
-    """A SuperLink with its database in memory that knows north's key, and that north knows."""
+def _serving(
+    home: CoordinatorHome, north: SiteHome, patch: pytest.MonkeyPatch
+) -> Generator[tuple[str, Control]]:
+    """A SuperLink that knows north's key, and that north knows."""
+    home.state.mkdir(exist_ok=True)
+    patch.setenv("FLWR_DATABASE", str(home.database))
     options = {"ssl_certfile": home.server_certificate, "ssl_keyfile": home.server_key}
     with serving(create_app(), **options) as address, control(address, home.ca) as link:
         text = north.settings.read_text()
@@ -88,7 +113,7 @@ def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generato
     def work() -> None:
         launcher: Any = Launcher(north.approved, start)  # pyright: ignore[reportArgumentType]
         with closing(launcher), suppress(Ended):
-            keep_line(lambda: connected(north), launcher)
+            keep_line(lambda: connected(north), launcher, Held(north.pieces))
 
     for module in (fleet_http_connection, heartbeat):  # a second one would interrupt a site that is sent away
         patch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 300)
@@ -103,7 +128,7 @@ def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generato
 
 
 @contextmanager
-def _wire(address: str, home: CoordinatorHome, link: Control) -> Generator[Wire]:
+def _grid(address: str, home: CoordinatorHome, link: Control) -> Generator[HttpGrid]:
     """What a server application has, in a run that has begun."""
     number, trusted = link.start({"folder": "/somewhere", "sites": 1}), home.ca.read_bytes()
     version = RuntimeVersionHttpInterceptor(component_name="flwr-serverapp")
@@ -113,21 +138,31 @@ def _wire(address: str, home: CoordinatorHome, link: Control) -> Generator[Wire]
     with closing(HttpGrid(address, False, trusted, token=token)) as grid:
         grid.set_run(run_from_proto(grid._runtime_client.PullTaskInput(PullTaskInputRequest()).run))
         identify(number)
+        yield grid
+
+
+@contextmanager
+def _wire(address: str, home: CoordinatorHome, link: Control) -> Generator[Wire]:
+    with _grid(address, home, link) as grid:
         wire = Wire(grid)
         wire.meet(Task("describe", "r", 0, "recipe"), 1, 60.0)
         yield wire
 
 
-class Forger(Hand):
-    """Answers training with an array that is none."""
+class Brief(Hand):
+    """Answers without an update."""
 
     def receive(self) -> Message:
-        reply = super().receive()
-        for record in reply.content.array_records.values():
-            for array in record.values():
-                array.shape = ("x",)  # pyright: ignore[reportAttributeAccessIssue]
-                reply.content["vectors"] = record
-        return reply
+        message, task = self.asked[-1][0], unpack_task(self.asked[-1][0])
+        return Message(pack_reply(Reply("north", task.kind, task.run, task.round)), reply_to=message)
+
+
+def _forged(message: Message) -> Parcel:
+    """A reply ready to go, whose head says that there is more of it than there is."""
+    parcel = packed(message)
+    told: Any = parcel.head.content[FOLDED]
+    told["sizes"] = [size + 4 for size in told.get("sizes", [])]
+    return parcel
 
 
 def _until(found: Callable[[], object], seconds: float = 60.0) -> bool:
@@ -144,7 +179,7 @@ def test_a_task_is_answered_over_one_line_until_the_site_is_taken_out(
     north, hand = joined(home, tmp_path, "north"), Hand()
     vectors = {"shared": torch.rand(2_000_000), "head:tumour": torch.zeros(3)}
     with (
-        _serving(home, north) as (address, link),
+        _serving(home, north, monkeypatch) as (address, link),
         _at_work(north, hand, monkeypatch),
         _wire(address, home, link) as wire,
     ):
@@ -162,19 +197,109 @@ def test_a_task_is_answered_over_one_line_until_the_site_is_taken_out(
 def test_a_reply_that_is_no_message_is_an_answer_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supernode, "packed", _forged)
     home = founded(tmp_path, "north", host="127.0.0.1")
     north = joined(home, tmp_path, "north")
     with (
-        _serving(home, north) as (address, link),
-        _at_work(north, Forger(), monkeypatch),
+        _serving(home, north, monkeypatch) as (address, link),
+        _at_work(north, Hand(), monkeypatch),
         _wire(address, home, link) as wire,
     ):
-        task = Task(
-            "train", "r", 1, "recipe", vectors={"shared": torch.rand(300_000)}
-        )  # too large to be folded
-        (arrival,) = wire.ask([("north", task)], 60.0)
+        large = {"shared": torch.rand(300_000)}  # too large to go with its head
+        (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=large))], 60.0)
     assert arrival.status == "failed"
-    assert "is not whole" in arrival.reason
+    assert "fewer bytes than announced" in arrival.reason
+
+
+def test_a_model_that_a_site_holds_is_taken_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that waits for no piece is done with a task while the coordinator still brings them."""
+    home = founded(tmp_path, "north", host="127.0.0.1")
+    north, late = joined(home, tmp_path, "north"), list[str]()
+    large = {"shared": torch.rand(2_000_000)}
+
+    def given_late(pieces: Mapping[str, Parts], push: Push, wanted: set[str]) -> None:
+        root, *others = pieces
+        given(pieces, push, {root} & wanted)
+        if north.pieces.is_dir() and set(others) == {path.name for path in north.pieces.iterdir()}:
+            assert _until(lambda: not (home.pieces / root).exists())
+            late.extend(others)
+        given(pieces, push, set(others) & wanted)
+
+    monkeypatch.setattr(our_grid, "given", given_late)
+    with (
+        _serving(home, north, monkeypatch) as (address, link),
+        _at_work(north, Brief(), monkeypatch),
+        _wire(address, home, link) as wire,
+    ):
+        for number, kind in enumerate(("evaluate", "train")):
+            task = Task(kind, "r", number, "recipe", vectors=large)
+            (arrival,) = wire.ask([("north", task)], 60.0)
+            assert arrival.status == "answered"
+    assert late
+    assert not list(north.pieces.iterdir())
+
+
+def _refused(status: int) -> AbstractContextManager[Any]:
+    return pytest.raises(httpx.HTTPStatusError, match=f"'{status} ")
+
+
+def test_a_piece_is_given_by_and_to_those_who_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = founded(tmp_path, "north", host="127.0.0.1")
+    north = joined(home, tmp_path, "north")
+    key, trusted = node_private_key(north.auth_key), home.ca.read_bytes()
+    logins = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(*key.pair)]
+    with (
+        _serving(home, north, monkeypatch) as (address, link),
+        _grid(address, home, link) as grid,
+        FleetHttpClient.from_server_address(address, False, trusted, logins) as site,
+    ):
+        run, (known,) = grid.run.run_id, link.nodes()
+        public = public_key_to_bytes(key.pair[1])
+        site.ActivateNode(ActivateNodeRequest(public_key=public, heartbeat_interval=300))
+        task = Task("train", "r", 1, "recipe", vectors={"shared": torch.rand(2_000_000)})
+        parcel = packed(Message(pack_task(task), known.number, "train"))
+        announced = PushAppMessagesRequest(
+            messages_list=[message_to_proto(parcel.head)], message_object_trees=[parcel.tree]
+        )
+        session = grid._runtime_client.PushMessages(announced).session_id
+        name, parts = list(parcel.pieces.items())[-1]
+        ours, theirs = cast("Carrier", grid._runtime_client), cast("Carrier", site)
+        node = Node(node_id=known.number)
+        pull = puller(theirs.PullObject, node, run)
+        with pytest.raises(ObjectUnavailableError):
+            pull(name)
+        with pytest.raises(ObjectPullError):
+            pull("0" * 64)
+        for client, asker in ((ours, SERVER), (theirs, node)):
+            with pytest.raises(ObjectPushError):
+                pusher(client.PushObject, asker, run, "another session")(name, parts)
+        with _refused(400):
+            pusher(ours.PushObject, SERVER, run, session)(name, [b"something else"])
+        with _refused(413):
+            pusher(ours.PushObject, SERVER, run, session)(name, [bytes(PIECE_BYTES + 1)])
+        with _refused(401):
+            puller(theirs.PullObject, Node(node_id=known.number + 1), run)(name)
+        with pytest.raises(ObjectUnavailableError):  # nothing of all that was stored
+            pull(name)
+        monkeypatch.setattr(carriage, "TELL_S", -1.0)
+        told = list[str]()
+        monkeypatch.setattr(ShortState, "keep_open", lambda _, session: told.append(session))
+        pusher(ours.PushObject, SERVER, run, session)(name, parts)
+        assert told == [session] * len(told) != []
+        assert b"".join(pull(name)) == b"".join(parts)
+        trust = ssl.create_default_context(cadata=trusted.decode())
+        for request, status in (
+            (in_header(PullObjectRequest(node=node, run_id=run, object_id=name)), 401),
+            (in_header(PullObjectRequest(object_id="../superlink.db")), 400),
+            ({ABOUT: "nonsense"}, 400),
+            ({}, 400),
+        ):
+            for path in ("fleet/pull-piece", "fleet/push-piece", "runtime/pull-piece", "runtime/push-piece"):
+                answer = httpx.post(f"https://{address}/v1/{path}", headers=request, verify=trust)
+                assert (path, request, answer.status_code) == (path, request, status)
+    assert {path.name for path in home.pieces.iterdir()} == {name}
 
 
 def test_a_message_of_a_run_that_has_ended_is_dropped_and_the_line_goes_on(
@@ -189,8 +314,8 @@ def test_a_message_of_a_run_that_has_ended_is_dropped_and_the_line_goes_on(
 
     line: Any = SimpleNamespace(receive=receive)
     unused: Any = None
-    assert step(line, unused, unused)
-    assert not step(line, unused, unused)
+    assert step(line, unused, unused, unused)
+    assert not step(line, unused, unused, unused)
     assert "its run has ended" in caplog.text
 
 

@@ -43,10 +43,9 @@ def forged_tasks(folder: Path) -> dict[str, RecordDict]:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Send all, to one site after the other, and wait for all answers."""
-    for where, name, value in changes():
-        if name != "push_messages":  # what is forged goes as Flower sends it
-            setattr(where, name, value)
     folder = Path(str(context.run_config["folder"]))
+    for where, name, value in changes(folder):
+        setattr(where, name, value)
     nodes = sorted(grid.get_node_ids())
     tasks = forged_tasks(folder)
     asked = [

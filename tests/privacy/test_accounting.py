@@ -6,8 +6,8 @@ import time
 import pytest
 from opacus.accountants import GaussianAccountant
 
-from privacy import accounting
 from privacy.accounting import Event, accountant, calibrate, epsilon, epsilon_pld
+from privacy.statement import ADJACENCY, UNIT
 from protocol.errors import BudgetError, PrivacyError
 
 DELTA = 1e-5
@@ -154,4 +154,4 @@ def test_no_steps_need_no_noise() -> None:
 
 
 def test_unit_and_adjacency_are_said() -> None:
-    assert (accounting.UNIT, accounting.ADJACENCY) == ("patient", "add-or-remove one patient")
+    assert (UNIT, ADJACENCY) == ("patient", "add-or-remove one patient")

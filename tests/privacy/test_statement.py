@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from privacy.accounting import ADJACENCY, UNIT
-from privacy.statement import OUTSIDE, statement
+from privacy.statement import ADJACENCY, OUTSIDE, UNIT, statement
 from protocol.recipe import Privacy, Secure
 from tests.federation import recipe
 

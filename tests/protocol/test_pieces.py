@@ -1,14 +1,13 @@
-"""Messages in pieces: what is taken is what was given, and Flower reads and writes the same pieces."""
+"""Messages in pieces: what is taken is what was given, and a model is held once on either side."""
 
-import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.supercore.inflatable import inflatable_utils as flower
 from flwr.supercore.inflatable.inflatable_object import (
@@ -25,52 +24,57 @@ from hypothesis import strategies as st
 from protocol import pieces
 from protocol.errors import WireError
 from protocol.messages import Task, pack_task, unpack_task
-from protocol.pieces import given, is_whole, packed, taken
+from protocol.pieces import FOLDED, Parcel, Parts, Pull, given, is_whole, packed, taken
 from protocol.update import Vectors
 from sim.inprocess import identify
 
-CHUNK = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE // 4
-"""Numbers in a chunk."""
+LARGE = pieces.SMALL_BYTES // 4 + 1
+"""Numbers in a vector that is too large to go with its head."""
 
 
 def _message(vectors: Vectors) -> Message:
     identify()
-    message = Message(pack_task(Task("train", "r", 1, "recipe", vectors=vectors)), 3, "train")
+    return Message(pack_task(Task("train", "r", 1, "recipe", vectors=vectors)), 3, "train")
+
+
+def _parcel(vectors: Vectors, before: dict[str, Parts] | None = None) -> Parcel:
     with no_object_id_recompute():
-        message.metadata.__dict__["_message_id"] = message.object_id
-    return message
+        return packed(_message(vectors), before or {})
 
 
-def _given(message: Message) -> dict[str, bytes]:
+def _given(parcel: Parcel) -> dict[str, bytes]:
+    """Bytes by name, as a server has them."""
     store: dict[str, bytes] = {}
-    found = get_all_nested_objects(message)
-    given(found, store.__setitem__, set(found))
+    given(parcel.pieces, lambda name, parts: store.update({name: b"".join(parts)}), set(parcel.pieces))
     return store
 
 
-def _take(root: str, pull: Callable[[str], bytes]) -> Message:
-    """Take a message whose head holds nothing of it."""
-    return taken(Message(RecordDict(), 3, "train"), root, pull)
+def _over(head: Message) -> Message:
+    return message_from_proto(message_to_proto(head))
 
 
-@pytest.mark.parametrize(("numbers", "most"), [(0, 1), (200_000, 1), (pieces.SMALL_BYTES // 4 + 1, 6)])
-def test_a_small_message_goes_with_its_head_and_has_one_piece(numbers: int, most: int) -> None:
+def _take(parcel: Parcel, pull: Pull) -> Message:
+    return taken(_over(parcel.head), parcel.tree.object_id, pull)
+
+
+def _from(store: dict[str, bytes], block: int = 1000) -> Pull:
+    """Pull as a line does: what is stored, in blocks."""
+    return lambda name: [store[name][at : at + block] for at in range(0, len(store[name]), block)]
+
+
+@pytest.mark.parametrize(("numbers", "more"), [(0, 0), (200_000, 0), (LARGE, 1), (9 * LARGE, 1)])
+def test_a_message_is_its_head_and_its_pieces_under_their_names(numbers: int, more: int) -> None:
     vectors = {"shared": torch.rand(numbers)} if numbers else {}
-    task = Task("train", "r", 1, "recipe", vectors=vectors)
-    identify()
-    store: dict[str, bytes] = {}
-    with no_object_id_recompute():
-        parcel = packed(Message(pack_task(task), 3, "train"))
-        given(parcel.pieces, store.__setitem__, set(parcel.pieces))
-    root = parcel.tree.object_id
+    parcel = _parcel(vectors)
+    root, store = parcel.tree.object_id, _given(parcel)
     assert store.keys() == {tree.object_id for tree in iterate_object_tree(parcel.tree)}
-    assert all(get_object_id(content) == name for name, content in store.items())
-    assert (len(store), is_whole(parcel.head)) == (most, most == 1)
-    over = message_from_proto(message_to_proto(parcel.head))
-    found = taken(over, root, store.__getitem__)
+    assert len(store) == 1 + more
+    assert get_object_id(store[root]) == root
+    assert is_whole(parcel.head) == (not more)
+    found = _take(parcel, _from(store, 1_000_000))
     assert found.metadata.message_id == root == parcel.head.metadata.message_id
     told = unpack_task(found)
-    assert (told.kind, told.vectors.keys()) == (task.kind, vectors.keys())
+    assert (told.kind, told.vectors.keys()) == ("train", vectors.keys())
     assert all(torch.equal(told.vectors[group], vectors[group]) for group in vectors)
 
 
@@ -79,59 +83,62 @@ def test_an_error_goes_with_its_head() -> None:
     parcel = packed(failed)
     assert parcel.head is failed
     assert is_whole(failed)
-    assert taken(failed, parcel.tree.object_id, {}.__getitem__).error.reason == "gone"
+    assert taken(failed, parcel.tree.object_id, _from({})).error.reason == "gone"
 
 
-@pytest.mark.parametrize("content", [{}, {"content": b"\xff"}, {"content": "text"}, {"content": [1]}])
-def test_what_was_folded_by_another_is_refused(content: dict[str, Any]) -> None:
-    head = Message(RecordDict({pieces.FOLDED: ConfigRecord(content)}), 3, "train")
-    with pytest.raises(WireError, match="is not whole"):
-        taken(head, "0" * 64, {}.__getitem__)
+SIZES = st.lists(st.integers(0, 40), min_size=0, max_size=6)
 
 
-SIZES = st.lists(st.integers(0, 40), min_size=0, max_size=4)
-
-
-@settings(max_examples=30, deadline=None)
-@cases(sizes=SIZES, constant=st.booleans())
-def test_what_is_taken_is_what_was_given(sizes: list[int], *, constant: bool) -> None:
+@settings(max_examples=60, deadline=None)
+@cases(sizes=SIZES, constant=st.booleans(), piece=st.integers(1, 90), small=st.integers(0, 60))
+def test_what_is_taken_is_what_was_given(sizes: list[int], *, constant: bool, piece: int, small: int) -> None:
     vectors = {f"g{n}": torch.ones(size) if constant else torch.rand(size) for n, size in enumerate(sizes)}
-    message = _message(vectors)
-    found = _take(message.metadata.message_id, _given(message).__getitem__)
-    assert found.metadata.message_id == message.metadata.message_id
-    told = unpack_task(found).vectors
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE_BYTES", piece)
+        patch.setattr(pieces, "SMALL_BYTES", small)
+        parcel = _parcel(vectors)
+        store = _given(parcel)
+    root = parcel.tree.object_id
+    assert all(sha256(held).hexdigest() == name for name, held in store.items() if name != root)
+    assert all(len(held) <= piece for name, held in store.items() if name != root)
+    told = unpack_task(_take(parcel, _from(store, 7))).vectors
     assert list(told) == list(vectors)
     assert all(torch.equal(told[group], vectors[group]) for group in vectors)
 
 
-def test_chunks_come_to_their_places_and_equal_ones_to_each_of_theirs() -> None:
-    vector = torch.cat([torch.zeros(2 * CHUNK), torch.arange(CHUNK + 7.0), torch.zeros(CHUNK)])
-    message = _message({"shared": vector, "head:a": torch.zeros(5), "head:b": torch.zeros(5)})
-    found = unpack_task(_take(message.metadata.message_id, _given(message).__getitem__)).vectors
-    assert torch.equal(found["shared"], vector)
-    found["head:a"].add_(1)  # memory of its own, though both were one piece
-    assert torch.equal(found["head:b"], torch.zeros(5))
+def test_equal_vectors_have_memory_of_their_own() -> None:
+    parcel = _parcel({"head:a": torch.zeros(LARGE), "head:b": torch.zeros(LARGE)})
+    assert len(parcel.pieces) == 2  # the root, and the one that both are
+    found = unpack_task(_take(parcel, _from(_given(parcel), 1_000_000))).vectors
+    found["head:a"].add_(1)
+    assert torch.equal(found["head:b"], torch.zeros(LARGE))
 
 
-def test_flower_joins_what_we_cut_and_we_join_what_flower_cuts() -> None:
-    message = _message({"shared": torch.rand(CHUNK + 3)})
-    root = message.metadata.message_id
-    theirs: dict[str, bytes] = {}
-    flower.push_objects(get_all_nested_objects(message), theirs.__setitem__)
-    assert _given(message) == theirs
-    assert all(get_object_id(content) == name for name, content in theirs.items())
-    joined = flower.inflate_object_from_contents(root, dict(theirs))
-    assert isinstance(joined, Message)
-    expected = unpack_task(joined).vectors["shared"]
-    assert torch.equal(unpack_task(_take(root, theirs.__getitem__)).vectors["shared"], expected)
+def test_a_large_vector_is_the_same_pieces_among_whatever_others() -> None:
+    shared, apart = torch.rand(LARGE), _parcel({"shared": torch.rand(2 * LARGE)})
+    one = _parcel({"head:a": torch.rand(5), "shared": shared, "head:b": torch.rand(5)})
+    other = _parcel({"shared": shared, "head:c": torch.rand(70)})
+    assert len(one.pieces.keys() & other.pieces.keys()) == 1
+    assert not one.pieces.keys() & apart.pieces.keys()
+
+
+def test_what_lies_where_it_lay_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, other = torch.rand(LARGE), torch.rand(LARGE)
+    first = _parcel({"shared": shared})
+    hashed = list[Any]()
+    monkeypatch.setattr(pieces, "sha256", lambda: hashed.append(1) or sha256())
+    second = _parcel({"shared": shared}, dict(first.pieces))
+    assert not hashed
+    third = _parcel({"shared": other}, dict(first.pieces))
+    assert len(hashed) == 1
+    assert second.pieces.keys() & first.pieces.keys()
+    assert not third.pieces.keys() & first.pieces.keys()
 
 
 def test_only_what_is_wanted_is_given() -> None:
-    message = _message({"shared": torch.rand(3)})
-    found = get_all_nested_objects(message)
-    some = set(list(found)[::2])
-    store: dict[str, bytes] = {}
-    given(found, store.__setitem__, some)
+    parcel = _parcel({"shared": torch.rand(LARGE), "head:a": torch.rand(LARGE)})
+    some, store = set(list(parcel.pieces)[::2]), dict[str, Parts]()
+    given(parcel.pieces, store.__setitem__, some)
     assert store.keys() == some
 
 
@@ -146,104 +153,134 @@ def _peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_a_model_is_held_once_on_either_side() -> None:
-    message = _message({"shared": torch.rand(8 * CHUNK)})
-    whole, chunk = 32 * CHUNK, 4 * CHUNK
-    store = _given(message)
-    root = message.metadata.message_id
-    assert _peak(lambda: _take(root, store.__getitem__)) < whole + 6 * chunk
-    found = get_all_nested_objects(message)
-    assert _peak(lambda: given(found, lambda name, content: None, set(found))) < 8 * chunk
+def test_a_model_is_held_once_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece, whole = 1_000_000, 32_000_000
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece)
+    parcel = _parcel({"shared": torch.rand(whole // 4)})
+    message, store = _message({"shared": torch.rand(whole // 4)}), _given(parcel)
+    assert _peak(lambda: _take(parcel, _from(store))) < whole + 6 * piece
+    assert _peak(lambda: given(parcel.pieces, lambda name, parts: None, set(parcel.pieces))) < piece
     ids = [tree.object_id for tree in iterate_object_tree(get_object_tree(message))]
-    theirs = _peak(
-        lambda: flower.inflate_object_from_contents(root, flower.pull_objects(ids, store.__getitem__))
+    theirs = {name: each.deflate() for name, each in get_all_nested_objects(message).items()}
+    held = _peak(
+        lambda: flower.inflate_object_from_contents(ids[-1], flower.pull_objects(ids, theirs.__getitem__))
     )
-    assert theirs > 1.5 * whole  # else ours is needless
+    assert held > 1.5 * whole  # else ours is needless
+
+
+def test_no_more_comes_than_is_asked_for() -> None:
+    parcel, asked = _parcel({f"g{n}": torch.rand(LARGE) for n in range(6)}), list[str]()
+    store = _given(parcel)
+
+    def pull(name: str) -> Iterator[bytes]:
+        asked.append(name)
+        yield from _from(store, 1_000_000)(name)
+
+    work = pieces._two_at_a_time(pull, list(store))
+    next(work)
+    assert len(asked) <= pieces.AT_ONCE
+    work.close()
 
 
 def test_a_piece_that_is_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = _message({"shared": torch.rand(3)})
-    store, missing, pauses = _given(message), 5, list[float]()
+    parcel = _parcel({"shared": torch.rand(LARGE)})
+    store, missing, pauses = _given(parcel), 5, list[float]()
     monkeypatch.setattr(pieces.time, "sleep", pauses.append)
 
-    def pull(name: str) -> bytes:
+    def pull(name: str) -> list[bytes]:
         nonlocal missing
         if missing:
             missing -= 1
             raise flower.ObjectUnavailableError(name)
-        return store[name]
+        return [store[name]]
 
-    assert unpack_task(_take(message.metadata.message_id, pull)).round == 1
+    assert unpack_task(_take(parcel, pull)).round == 1
     assert len(pauses) == 5
     assert max(pauses) < 1.0  # Flower's first
 
 
 def test_a_piece_that_is_never_delivered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pull(name: str) -> bytes:
+    def pull(name: str) -> list[bytes]:
         raise flower.ObjectUnavailableError(name)
 
     monkeypatch.setattr(pieces, "PULL_MAX_TIME", -1)
     with pytest.raises(flower.ObjectPullError, match="did not deliver"):
-        _take("0" * 64, pull)
+        _take(_parcel({"shared": torch.rand(LARGE)}), pull)
 
 
-def _forged(change: Callable[[dict[str, Any]], object]) -> tuple[str, dict[str, bytes]]:
-    """A message whose array says something else of itself; and its pieces."""
-    message = _message({"shared": torch.rand(3)})
-    store = _given(message)
-    (name,) = (name for name, content in store.items() if content.startswith(b"Array "))
-    head, _, body = store[name].partition(b"\0")
-    facts = json.loads(body)
-    change(facts)
-    store[name] = head + b"\0" + json.dumps(facts).encode()
-    return message.metadata.message_id, store
+def _forged(**facts: object) -> tuple[Parcel, Pull]:
+    """A message whose head says something else of its pieces."""
+    parcel = _parcel({"shared": torch.rand(LARGE)})
+    told: Any = parcel.head.content[FOLDED]
+    for fact, value in facts.items():
+        told[fact] = value
+    return parcel, _from(_given(parcel), 1_000_000)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "facts",
     [
-        lambda facts: facts.update(arraychunk_ids=[7]),
-        lambda facts: facts.update(arraychunk_ids="x"),
-        lambda facts: facts.pop("dtype"),
-        lambda facts: facts.update(shape=None),
-        lambda facts: facts.update(shape=["9"]),
+        {"content": b"\xff"},
+        {"content": "text"},
+        {"content": [1]},
+        {"sizes": []},
+        {"sizes": [4 * LARGE, 0]},
+        {"sizes": [4 * LARGE - 4]},
+        {"sizes": [4 * LARGE + 4]},
+        {"sizes": [10**18]},
+        {"sizes": [2**62]},
+        {"sizes": [-4]},
+        {"sizes": 7},
+        {"sizes": ["9"]},
+        {"sizes": [1.5]},
+        {"pieces": ["0" * 64]},
+        {"pieces": [7]},
+        {"pieces": b"x"},
     ],
 )
-def test_pieces_that_are_no_message_are_refused(change: Callable[[dict[str, Any]], object]) -> None:
-    root, store = _forged(change)
+def test_a_head_that_says_something_else_is_refused(facts: dict[str, Any]) -> None:
     with pytest.raises(WireError, match="its sender runs something else"):
-        _take(root, store.__getitem__)
+        _take(*_forged(**facts))
 
 
-def test_a_size_that_is_claimed_allocates_nothing() -> None:
-    root, store = _forged(lambda facts: facts.update(shape=[10**13]))
-    with pytest.raises(WireError, match="not sent by us"):
-        unpack_task(_take(root, store.__getitem__))
+def test_pieces_of_another_length_are_refused() -> None:
+    parcel = _parcel({"shared": torch.rand(LARGE)})
+    for change in (lambda held: held[:-4], lambda held: held + b"more"):
+        store = {name: change(held) for name, held in _given(parcel).items()}
+        with pytest.raises(WireError, match="bytes than announced"):
+            _take(parcel, _from(store, 1_000_000))
 
 
-@pytest.mark.parametrize("content", [b"", b"Array\0", b"Nothing 0\0", b"Message  2\0{}", b"\xff 1\0"])
-def test_a_root_that_is_nothing_known_is_refused(content: bytes) -> None:
-    with pytest.raises(WireError):
-        _take("r", {"r": content}.__getitem__)
+def test_a_size_that_is_claimed_touches_no_memory() -> None:
+    claimed = 2_000_000_000
+    parcel, pull = _forged(sizes=[claimed])
+    before = _resident()
+    with pytest.raises(WireError, match="fewer bytes"):
+        _take(parcel, pull)
+    assert _resident() - before < claimed / 20
 
 
-def test_a_piece_that_is_no_message_is_refused() -> None:
-    record = RecordDict({"vectors": ArrayRecord({"a": Array("float32", (1,), "x", b"1234")})})
-    found = get_all_nested_objects(record)
-    store = {name: piece.deflate() for name, piece in found.items()}
-    with pytest.raises(WireError, match="is a RecordDict"):
-        _take(record.object_id, store.__getitem__)
+def _resident() -> int:
+    """The most memory this process has ever had, in bytes."""
+    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123 - a line of the kernel's
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+
+@pytest.mark.parametrize("content", [{}, {"vectors": ConfigRecord({"a": 1})}, {FOLDED: ConfigRecord({})}])
+def test_a_head_that_holds_nothing_of_ours_is_refused(content: dict[str, Any]) -> None:
+    identify()
+    with pytest.raises(WireError, match="is not whole"):
+        taken(Message(RecordDict(content), 3, "train"), "0" * 64, _from({}))
 
 
 def test_what_a_push_raises_ends_the_giving() -> None:
-    message = _message({"shared": torch.rand(4 * CHUNK)})
-    found, tried = get_all_nested_objects(message), list[str]()
+    parcel, tried = _parcel({f"g{n}": torch.rand(LARGE) for n in range(6)}), list[str]()
 
-    def push(name: str, content: bytes) -> None:
-        del content
+    def push(name: str, parts: Parts) -> None:
+        del parts
         tried.append(name)
         raise OSError("the line broke")
 
     with pytest.raises(OSError, match="broke"):
-        given(found, push, set(found))
-    assert len(tried) < len(found)
+        given(parcel.pieces, push, set(parcel.pieces))
+    assert len(tried) < len(parcel.pieces)

@@ -92,6 +92,7 @@ trainings = st.builds(
     weight_decay=st.just(0.0) | positive,
     modality_dropout=below_one,
     flips=st.booleans(),
+    frozen=st.sets(st.sampled_from(["head", "modality"])).map(sorted).map(tuple),
 )
 privacies = st.builds(
     Privacy,
@@ -259,6 +260,7 @@ OVERRIDES = [
     ("privacy.delta=1", "privacy.delta: expected a number in (0, 1), found 1"),
     ("training.momentum=1", "training.momentum: expected a number in [0, 1), found 1"),
     ("training.weight_decay=-1", "training.weight_decay: expected a number >= 0, found -1"),
+    ("training.frozen=[private]", "training.frozen[0]: expected one of shared, modality, head"),
     ("roster.fraction=0", "roster.fraction: expected a number in (0, 1], found 0"),
     ("seed=-1", "seed: expected a whole number >= 0, found -1"),
     ("training.optimizer=sdg", "expected one of sgd, adam, adamw, found 'sdg'; the nearest is 'sgd'"),
@@ -402,6 +404,13 @@ def test_weights_that_need_single_updates_are_refused_where_a_sum_hides_them(wei
     load_recipe(TEXT, ["strategy=fedavg", f"strategy.weights={weights}"])
 
 
+def test_noise_on_all_that_travels_and_frozen_groups_exclude_each_other() -> None:
+    frozen = "training.frozen=[modality]"
+    assert load_recipe(TEXT, [frozen, "strategy=fedavg"]).training.frozen == ("modality",)
+    with pytest.raises(RecipeError, match=r"^training\.frozen: the noise of 'dp_fedavg'"):
+        load_recipe(TEXT, [frozen, "strategy=dp_fedavg"])
+
+
 SPLIT_WRONGLY = [
     ("secure.enabled=false", "secure.noise_over: splits the noise of a sum over sites"),
     ("secure.noise_over=3", "secure.noise_over: each site sees the model and knows its own share; raise"),
@@ -415,6 +424,7 @@ SPLIT_WRONGLY = [
     ("training.optimizer=adam", "training.optimizer: with secure.noise_over sites sum gradients"),
     ("training.momentum=0.9", "training.optimizer: with secure.noise_over sites sum gradients"),
     ("training.weight_decay=0.1", "training.optimizer: with secure.noise_over sites sum gradients"),
+    ("training.frozen=[modality]", "training.frozen: secure.noise_over takes a site's whole gradient"),
     ("strategy=fedprox", "strategy: with secure.noise_over sites sum gradients"),
 ]
 

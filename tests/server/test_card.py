@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.spending import planned
-from privacy.accounting import ADJACENCY, UNIT
-from privacy.statement import OUTSIDE
+from privacy.statement import ADJACENCY, OUTSIDE, UNIT
 from protocol.recipe import Privacy, Training, recipe_hash
 from server.card import FILE, card, pace
 from server.record import SiteSummary

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from privacy.accounting import ADJACENCY, UNIT
+from privacy.statement import ADJACENCY, UNIT
 from protocol.metrics import METRICS
 from server.record import SiteSummary
 from server.report import render

@@ -1,26 +1,24 @@
 """Pieces of messages as files: the store answers as Flower's does, and a crash leaves nothing behind."""
 
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from flwr.app import Message
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.date import now
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession
+from sqlalchemy import update
 
-from protocol.messages import Task, pack_task
-from protocol.pieces import given, taken
-from server.store import FOLDER, PieceStore, ShortState
-from sim.inprocess import identify
+from server.store import FOLDER, IN_A_FILE, Incoming, Kept, PieceStore, ShortState
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
 
 RUN = 7
+PIECE = b"a piece of a model"
+NAME = sha256(PIECE).hexdigest()
 
 
 def _opened(folder: Path) -> PieceStore:
@@ -33,94 +31,104 @@ def _files(folder: Path) -> set[str]:
     return {path.name for path in (folder / FOLDER).iterdir()}
 
 
-@pytest.fixture
-def message() -> Message:
-    identify()
-    vectors = {"shared": torch.rand(400_000), "head:a": torch.rand(3)}
-    return Message(pack_task(Task("train", "r", 1, "recipe", vectors=vectors)), 3, "train")
+def _tree(root: str) -> ObjectTree:
+    """A message of which the piece is a part."""
+    return ObjectTree(object_id=sha256(root.encode()).hexdigest(), children=[ObjectTree(object_id=NAME)])
 
 
-def _put(store: PieceStore, message: Message) -> str:
-    with no_object_id_recompute():
-        pieces, tree = get_all_nested_objects(message), get_object_tree(message)
-        given(pieces, lambda n, c: store.put(n, store.aside(n, c)), set(store.preregister(RUN, tree)))
+def _put(store: PieceStore, root: str, content: bytes = PIECE) -> str:
+    """Announce a message, and store the piece of it."""
+    store.preregister(RUN, tree := _tree(root))
+    with store.incoming(NAME) as piece:
+        piece.write(content)
+        store.put(NAME, piece.kept())
     return tree.object_id
 
 
-def test_what_is_kept_is_found_by_the_next_process_and_goes_with_its_run(
-    tmp_path: Path, message: Message
-) -> None:
-    root = _put(_opened(tmp_path), message)
-    assert len(_files(tmp_path)) == 1  # the large one
+def test_what_is_kept_is_found_by_the_next_process_and_goes_with_its_run(tmp_path: Path) -> None:
+    _put(_opened(tmp_path), "one")
     store = _opened(tmp_path)
-
-    def pull(name: str) -> bytes:
-        content = store.get(name)
-        assert content
-        return content
-
-    head = Message(message.content, 3, "train")
-    kept = taken(head, root, pull).content["vectors"]
-    assert {k: bytes(a.data) for k, a in kept.items()} == {
-        k: bytes(a.data) for k, a in message.content["vectors"].items()
-    }
+    assert store.get(NAME) == IN_A_FILE
+    assert store.path(NAME).read_bytes() == PIECE
+    assert store.path(NAME).stat().st_mode & 0o777 == 0o600
     store.delete_objects_in_run(RUN)
     assert len(store) == 0
     assert not _files(tmp_path)
 
 
-def test_a_large_piece_that_another_message_needs_stays(tmp_path: Path, message: Message) -> None:
+def test_a_piece_that_another_message_needs_stays(tmp_path: Path) -> None:
     store = _opened(tmp_path)
-    first = _put(store, message)
-    second = _put(store, Message(message.content, 4, "train"))
+    first, second = _put(store, "one"), _put(store, "two")
     store.delete(first)
-    assert len(_files(tmp_path)) == 1
+    assert _files(tmp_path) == {NAME}
     store.delete(second)
     assert not _files(tmp_path)
 
 
-def test_what_a_crash_left_is_removed_and_what_is_in_use_stays(tmp_path: Path, message: Message) -> None:
-    _put(_opened(tmp_path), message)
-    (there,) = _files(tmp_path)
-    (tmp_path / FOLDER / f"{there}.half").write_bytes(b"half")
+def test_what_a_crash_left_is_removed_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    _put(_opened(tmp_path), "one")
+    (tmp_path / FOLDER / f"{NAME}.half").write_bytes(b"half")
     (tmp_path / FOLDER / ("0" * 64)).write_bytes(b"nobody's")
-    store = _opened(tmp_path)
-    assert _files(tmp_path) == {there}
-    (tmp_path / FOLDER / there).unlink()
-    assert store.get(there) is None
+    _opened(tmp_path)
+    assert _files(tmp_path) == {NAME}
 
 
-def test_a_piece_under_another_name_is_refused(tmp_path: Path, message: Message) -> None:
-    store = _opened(tmp_path)
-    with no_object_id_recompute():
-        pieces = get_all_nested_objects(message)
-        contents = [piece.deflate() for piece in pieces.values()]
-    for content, name in zip(contents, [*list(pieces)[1:], next(iter(pieces))], strict=True):
-        with pytest.raises(ValueError, match="is another one"):
-            store.aside(name, content)
+def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is another one"):
+        _put(_opened(tmp_path), "one", b"something else")
     assert not _files(tmp_path)
 
 
-def test_a_piece_that_nobody_announced_leaves_no_file(tmp_path: Path, message: Message) -> None:
+def test_a_store_that_believes_a_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Incoming, "kept", lambda piece: Kept(piece._path.name.encode()))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_piece_under_another_name_is_refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [PIECE, b"\0", b"\0../../stolen", f"{NAME}.half".encode()])
+def test_a_piece_that_came_another_way_is_refused(tmp_path: Path, content: bytes) -> None:
+    store = _opened(tmp_path)
+    store.preregister(RUN, _tree("one"))
+    (tmp_path / FOLDER / f"{NAME}.half").write_bytes(b"another's, on its way")
+    with pytest.raises(ValueError, match="another way"):
+        store.put(NAME, content)
+    assert store.get(NAME) == b""
+    assert _files(tmp_path) == {f"{NAME}.half"}
+
+
+def test_a_piece_that_nobody_announced_leaves_no_file(tmp_path: Path) -> None:
     manager: Any = SimpleNamespace()
-    state = ShortState(str(tmp_path / "state.db"), manager, _opened(tmp_path))
+    store = _opened(tmp_path)
+    state = ShortState(str(tmp_path / "state.db"), manager, store)
     state.initialize()
-    with no_object_id_recompute():
-        for name, piece in get_all_nested_objects(message).items():
-            assert not state.store_object(RUN, "no session", name, piece.deflate())
+    with store.incoming(NAME) as piece:
+        piece.write(PIECE)
+        assert not state.store_object(RUN, "no session", NAME, piece.kept())
     assert not _files(tmp_path)
 
 
-def test_who_may_not_store_a_piece_does_not_remove_what_another_has_put_there(
-    tmp_path: Path, message: Message
-) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_piece_that_takes_long_is_stored_if_it_was_told_to_be_coming(tmp_path: Path, *, told: bool) -> None:
+    manager: Any = SimpleNamespace()
     store = _opened(tmp_path)
-    with no_object_id_recompute():
-        pieces = get_all_nested_objects(message)
-        store.preregister(RUN, get_object_tree(message))
-        name, content = max(((n, p.deflate()) for n, p in pieces.items()), key=lambda each: len(each[1]))
-    one, other = store.aside(name, content), store.aside(name, content)
-    store.put(name, one)
-    store.forget(name, other)
-    assert _files(tmp_path) == {name}
-    assert store.get(name) == content
+    state = ShortState(str(tmp_path / "state.db"), manager, store)
+    state.initialize()
+    session = state.start_session(RUN)
+    state.preregister_object_tree(_tree("one"), session)
+    with state.session() as database:
+        database.execute(update(ObjectPushSession).values(expires_at=now() - timedelta(seconds=1)))
+    with store.incoming(NAME) as piece:
+        piece.write(PIECE)
+        if told:
+            state.keep_open(session)
+        assert state.store_object(RUN, session, NAME, piece.kept()) == told
+
+
+def test_who_may_not_store_a_piece_does_not_remove_what_another_has_put_there(tmp_path: Path) -> None:
+    store = _opened(tmp_path)
+    with store.incoming(NAME) as late:
+        late.write(PIECE)
+        assert isinstance(late.kept(), Kept)
+        _put(store, "one")
+    assert _files(tmp_path) == {NAME}
+    assert store.path(NAME).read_bytes() == PIECE

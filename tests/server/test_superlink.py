@@ -240,6 +240,17 @@ def test_a_message_is_not_given_to_who_has_hung_up(monkeypatch: pytest.MonkeyPat
     assert (box.letters, box.looks) == ([3], 1)
 
 
+def test_a_superlink_that_does_not_notice_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def came(news: asyncio.Event, receive: Receive) -> bool:
+        await receive()
+        news.set()
+        return True
+
+    monkeypatch.setattr(superlink, "_came", came)
+    with pytest.raises(AssertionError):
+        test_a_message_is_not_given_to_who_has_hung_up(monkeypatch)
+
+
 def test_what_is_no_question_of_flowers_is_passed_on_as_it_came() -> None:
     async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await Response((await receive())["body"])(scope, receive, send)

@@ -181,8 +181,9 @@ class _Lossy(InProcessGrid):
     sent: int = 0
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self.sent += 1
-        return super().push_messages(messages)
+        sent = list(messages)
+        self.sent += len(sent)
+        return super().push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         for number in message_ids:

@@ -1,5 +1,6 @@
 """Secure rounds between processes, some of which are killed by SIGKILL."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,16 @@ class KillingGrid(ProcessGrid):
 
     deaths: dict[int, tuple[str, int]] = {}  # noqa: RUF012 - set by the one test
 
-    def push_messages(self, messages: list[Message]) -> list[str]:
-        for message in messages:
-            task = unpack_task(message)
-            if self.deaths.get(task.round) == (task.kind, message.metadata.dst_node_id):
-                worker = self.workers[message.metadata.dst_node_id].process
-                worker.kill()
-                worker.join()
-        return list(super().push_messages(messages))
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return [name for message in messages for name in super().push_messages([self._deadly(message)])]
+
+    def _deadly(self, message: Message) -> Message:
+        task, node = unpack_task(message), message.metadata.dst_node_id
+        if self.deaths.get(task.round) == (task.kind, node):
+            worker = self.workers[node].process
+            worker.kill()
+            worker.join()
+        return message
 
 
 def test_killed_sites_are_in_the_sum_or_not_and_too_many_end_the_run(tmp_path: Path) -> None:

@@ -54,6 +54,28 @@ def test_groups_without_owners_keep_their_value(name: str, federation: Federatio
                 assert group in sent or group not in SIZES or torch.equal(vector, before[key][group])
 
 
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(federation=federations())
+def test_a_group_that_nobody_changed_keeps_its_value(name: str, federation: Federation) -> None:
+    """So a frozen group, whose updates are zero, stays bit for bit."""
+    strategy: Strategy = made(name)
+    state = strategy.init(federation.parameters)
+    for updates in federation.rounds:
+        state = strategy.step(state, stream([_still(update, "shared") for update in updates]))
+    assert torch.equal(state.parameters["shared"], federation.parameters["shared"])
+
+
+def _still(update: Update, group: str) -> Update:
+    """Return the update with nothing but zeros in `group`."""
+
+    def zeroed(vectors: Vectors) -> Vectors:
+        return {g: torch.zeros_like(v) if g == group else v for g, v in vectors.items()}
+
+    extras = {name: zeroed(vectors) for name, vectors in update.extras.items()}
+    return replace(update, deltas=zeroed(update.deltas), extras=extras)
+
+
 def check_untouched(strategy: Strategy, federation: Federation) -> None:
     """Assert that a round whose stream raises leaves the state as it was, and the next one right."""
     state = strategy.step(strategy.init(federation.parameters), stream(federation.rounds[0]))

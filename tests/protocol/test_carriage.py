@@ -1,0 +1,67 @@
+"""What carries pieces, without a line: the whole way is in test_supernode."""
+
+import socket
+import threading
+
+import pytest
+from flwr.proto.message_pb2 import PullObjectRequest  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.proto.node_pb2 import Node  # pyright: ignore[reportAttributeAccessIssue]
+from httpcore import ReadError, ReadTimeout
+from httpcore._backends.sync import SyncStream
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.carriage import BLOCK_BYTES, blocks, from_header, in_header, read
+
+
+@given(node=st.integers(0, 2**64 - 1), run=st.integers(0, 2**64 - 1), name=st.text(max_size=70))
+def test_what_is_said_in_a_header_is_read_from_it(node: int, run: int, name: str) -> None:
+    asked = PullObjectRequest(node=Node(node_id=node), run_id=run, object_id=name)
+    (told,) = in_header(asked).values()
+    assert told.isascii()
+    assert from_header(PullObjectRequest, told) == asked
+
+
+def test_bytes_go_in_blocks() -> None:
+    parts = [memoryview(bytes(range(250))), bytes(BLOCK_BYTES + 1), bytearray(b"end")]
+    found = list(blocks(parts))
+    assert b"".join(found) == b"".join(parts)
+    assert max(map(len, found)) == BLOCK_BYTES
+
+
+def _read_from(sent: bytes, *, end: bool = False) -> tuple[SyncStream, socket.socket]:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(sent)
+    if end:
+        theirs.close()
+    return SyncStream(ours), theirs
+
+
+def test_all_that_is_there_is_read_at_once_and_its_end_once_more() -> None:
+    stream, _ = _read_from(bytes(100_000), end=True)
+    assert read(stream, 1, 5.0) == bytes(100_000)
+    assert read(stream, 1, 5.0) == b""
+    stream.close()
+
+
+def test_a_block_is_the_most_that_is_read() -> None:
+    stream, theirs = _read_from(b"")
+    sender = threading.Thread(target=theirs.sendall, args=[bytes(4 * BLOCK_BYTES)])
+    sender.start()
+    found = [read(stream, 1, 5.0)]
+    while sum(map(len, found)) < 4 * BLOCK_BYTES:
+        found.append(read(stream, 1, 5.0))
+    sender.join()
+    assert max(map(len, found)) <= BLOCK_BYTES + 16_384
+    stream.close()
+    theirs.close()
+
+
+def test_a_silent_line_and_a_broken_one_end_as_the_library_says() -> None:
+    stream, theirs = _read_from(b"")
+    with pytest.raises(ReadTimeout):
+        read(stream, 1, 0.01)
+    stream.close()
+    with pytest.raises(ReadError):
+        read(stream, 1, 0.01)
+    theirs.close()
