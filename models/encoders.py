@@ -1,12 +1,16 @@
-"""Which modalities are images or tables, from a table to a vector, and from an image to a map."""
+"""Which modalities are images or tables, from a table to a vector, and from an image to a map.
 
-from collections.abc import Mapping
+A signal, such as an electrocardiogram, is a table whose columns are its samples, lead after lead.
+"""
+
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from models.masking import Seen
 from models.unet import Plan, pooled, require_dims, unit
+from protocol.errors import RecipeError
 from protocol.groups import modality_group
 from protocol.recipe import Modality
 
@@ -45,6 +49,38 @@ class PooledStrided(Strided):
     def forward(self, x: Tensor) -> Tensor:
         """Return the vector."""
         return pooled(super().forward(x))
+
+
+class PooledSignal(nn.Sequential):
+    """`(B, leads * T)`, lead after lead -> `(B, channels[-1])`: the last level, averaged over time.
+
+    Each level reads 7 samples of all channels at once and keeps every fourth place, with GroupNorm and ReLU:
+    three levels see 127 samples, more than a heartbeat at 100 Hz.
+    """
+
+    def __init__(self, channels: Sequence[int], groups: int, leads: int) -> None:
+        """Build a level for each of `channels`."""
+        plan, widths = Plan(1, tuple(channels), groups), pairwise((leads, *channels))
+        super().__init__(*(unit(plan, before, after, 7, stride=4) for before, after in widths))
+        self.leads = leads
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the vector."""
+        return pooled(super().forward(x.unflatten(1, (self.leads, -1))))
+
+
+def signal_encoders(
+    modalities: Mapping[str, Modality], leads: Mapping[str, int], plan: Plan
+) -> dict[str, nn.Module]:
+    """Return a network for each signal, owned by it; `leads`: modality -> how many leads the signal has."""
+    for name, number in leads.items():
+        features = modalities[name].features if name in tables_of(modalities) else 0
+        if number < 1 or not features or features % number:
+            raise RecipeError(
+                f"model.signals.{name}: {number} leads of a signal are the columns of a table; "
+                f"'{name}' has {features}, which must be a multiple"
+            )
+    return {modality_group(n): PooledSignal(plan.channels, plan.groups, each) for n, each in leads.items()}
 
 
 def vector_encoders(modalities: Mapping[str, Modality], plan: Plan) -> nn.ModuleDict:

@@ -24,11 +24,11 @@ from protocol.errors import RecipeError
 from protocol.groups import SHARED
 from protocol.typed import Rule
 
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # one dimension: a signal's
 _POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
 AVERAGE = {2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
-Dims = Annotated[int, Rule("2 or 3", lambda value: value in CONVOLUTION)]
+Dims = Annotated[int, Rule("2 or 3", lambda value: value in AVERAGE)]
 Groups = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
 Channels = Annotated[
     tuple[int, ...], Rule("with one entry or more, each >= 2", lambda value: bool(value) and min(value) > 1)
