@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.memory import peak_of
+from models.base import MultiModal
 from models.catalogue import MODELS, build_model, build_objectives
 from models.objectives import case_losses
 from privacy.dpsgd import PrivateGradient
@@ -35,10 +36,16 @@ TABLE = {"table": Modality("table", 39)}
 TUMOUR = {"y": Head("segmentation", 1, Part("dice_ce"))}
 GRADE = {"y": Head("classification", 1, Part("bce"))}
 SCAN = {"scan": Head("pretext", 1, Part("own"))}
+TWO = {"y": Head("classification", 2, Part("ce"))}
+VIEWS = {"scan": Head("pretext", 1, Part("dino"))}
 
 USES = (
-    (("", IMAGES, TUMOUR), ("", IMAGES, GRADE), ("", TABLE, GRADE)),
-    ((", pretext", IMAGES, SCAN), (", pretext too", IMAGES, TUMOUR | SCAN)),
+    (("", IMAGES, TUMOUR), ("", IMAGES, GRADE), ("", TABLE, GRADE), ("", IMAGES, TWO)),
+    (
+        (", pretext", IMAGES, SCAN),
+        (", pretext too", IMAGES, TUMOUR | SCAN),
+        (", pretext too", IMAGES, TWO | VIEWS),
+    ),
 )
 """Of either row, the first that a model can be used for is measured."""
 BATCHES = {2: (16, (64, 64)), 3: (4, (32, 32, 32))}
@@ -80,7 +87,7 @@ def used(model: Part) -> Iterator[tuple[str, Recipe]]:
                 break
 
 
-def model_of(net: Net) -> nn.Module:
+def model_of(net: Net) -> MultiModal:
     """Build the network, in training mode."""
     torch.manual_seed(0)
     return build_model(net.recipe).train()
@@ -107,9 +114,16 @@ def batch_of(net: Net) -> Batch:
     return Batch(inputs, present, targets, dict.fromkeys(targets, everybody), torch.arange(net.rows))
 
 
+def told(model: MultiModal, batch: Batch) -> Batch:
+    """Return the batch with what a teacher says of it, where the model has one: here the model itself."""
+    with torch.no_grad():
+        return replace(batch, targets={**batch.targets, **model.tell(batch)})
+
+
 def step_of(net: Net, mode: str) -> Callable[[], None]:
     """Return one step's work; mode "" is the floor. Raises PrivacyError where the mode cannot."""
-    model, batch, objectives = model_of(net), batch_of(net), build_objectives(net.recipe)
+    model, objectives = model_of(net), build_objectives(net.recipe)
+    batch = told(model, batch_of(net))
 
     def losses(outputs: dict[str, Tensor], cases: Batch) -> Tensor:
         return case_losses(outputs, cases, net.recipe.heads, objectives)

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import MultiModal
+from models.fillers import Template
 from models.fits import need_image, refuse_tables
 from models.heads import map_heads, predictions, pretexts_of, vector_heads
 from models.masking import Seen, rows, uniforms
-from models.tokens import Learned, grid_of
+from models.tokens import grid_of
 from models.unet import (
     CONVOLUTION,
     Channels,
@@ -130,22 +131,6 @@ class BrainMVP(MultiModal):
     def _whole(self, x: Tensor) -> Tensor:
         require_dims(x, self.plan)
         return extended(x, max(self.replacing.block, 1 << (len(self.plan.channels) - 1)))
-
-
-class Template(nn.Module):
-    """A learned picture of a modality, at first empty; as large as the images that it stands in for."""
-
-    def __init__(self, dims: int, side: int) -> None:
-        """Hold `side` voxels along each of `dims` axes."""
-        super().__init__()
-        self.shape = (side,) * dims
-        self.picture = Learned(side**dims)
-        nn.init.zeros_(self.picture.vector.weight)
-
-    def forward(self, like: Tensor) -> Tensor:
-        """Return one for each of the images `like` `(B, 1, X, Y[, Z])`, of their size."""
-        picture = self.picture(len(like), 1).view(len(like), 1, *self.shape)
-        return functional.interpolate(picture, like.shape[2:])
 
 
 def pairs(has: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
