@@ -52,8 +52,8 @@ def accuracy(recipe: Recipe) -> float:
 
 
 def test_a_beat_is_known_wherever_it_is_and_from_a_plain_table_where_it_was() -> None:
-    assert accuracy(RECIPE) > 0.9
-    assert accuracy(AS_A_TABLE) < 0.75
+    assert accuracy(RECIPE) > 0.8
+    assert accuracy(AS_A_TABLE) < 0.5
 
 
 def test_leads_lie_one_after_another() -> None:
