@@ -38,7 +38,7 @@ class KillingGrid(ProcessGrid):
     deaths: dict[int, tuple[str, int]] = {}  # noqa: RUF012 - set by the one test
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return [name for message in messages for name in super().push_messages([self._deadly(message)])]
+        return super().push_messages(map(self._deadly, messages))
 
     def _deadly(self, message: Message) -> Message:
         task, node = unpack_task(message), message.metadata.dst_node_id
