@@ -41,12 +41,13 @@ class Held:
 
     def _read(self, name: str) -> Parts | None:
         """Return what a file holds; None where there is none, or it holds not what it is called by."""
-        if not (self._folder / name).exists():
-            return None
         digest, parts = sha256(), list[bytes]()
-        for block in in_blocks((self._folder / name).open("rb", buffering=0)):
-            digest.update(block)
-            parts.append(block)
+        try:
+            for block in in_blocks((self._folder / name).open("rb", buffering=0)):
+                digest.update(block)
+                parts.append(block)
+        except OSError:  # not there, or a disk that fails: either way it is fetched
+            return None
         return parts if digest.hexdigest() == name else None
 
     def _write(self, name: str, parts: Parts) -> None:

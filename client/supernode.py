@@ -62,7 +62,6 @@ log = logging.getLogger("consilium.supernode")
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 5.0
 """The longest pauses: between two questions whether there is work, and before trying a lost line again."""
-DOOR = "/v1/fleet/"
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
@@ -190,7 +189,7 @@ def changes() -> list[tuple[ModuleType | type, str, object]]:
         (fleet_http_connection, "flwr_exit", not_let_in),
         (fleet_http_connection, "make_push_object_fn_protobuf", carriage.pusher),
         (fleet_http_connection, "make_pull_object_fn_protobuf", carriage.puller),
-        *carriage.changes(FleetHttpClient, DOOR),
+        *carriage.changes(FleetHttpClient, carriage.FOR_SITES),
     ]
 
 

@@ -2,8 +2,9 @@
 
 Flower puts a piece into a protobuf message, which is copied on either side of every library that it passes.
 Here a piece is the body of its request, or of its answer, as it is; what is said of it (who asks, the run,
-its name) is Flower's message for the same purpose without the piece, in a header. So neither side holds
-more of it than the blocks that are on the line, and the server writes it down as it comes (`server.pieces`).
+its name) is Flower's message for the same purpose without the piece, in a header. So nobody
+holds more of it than the blocks that are on the line: the server writes it down as it comes
+(`server.carriage`).
 
     POST /v1/fleet/push-piece     201 stored, 409 nobody announced it
     POST /v1/fleet/pull-piece     200 with it, 425 announced and not there yet, 404 unknown
@@ -12,7 +13,7 @@ with `/v1/runtime/` for the server application. Flower's clients do what is here
 `PushObject` and `PullObject`, with their logins, their time limits and their trying again.
 
 A TLS record is 16 kB, and Flower's HTTP library hands each on by itself: a hundred thousand calls for a
-model. `reads` has it take what is there.
+model. `read` takes what is there.
 """
 
 import ssl
@@ -42,6 +43,8 @@ from httpcore._exceptions import map_exceptions
 
 from protocol.pieces import Parts
 
+FOR_SITES, FOR_APPS = "/v1/fleet/", "/v1/runtime/"
+"""Flower's doors: the paths under which its server is asked by sites, and by server applications."""
 PUSH, PULL = "push-piece", "pull-piece"
 ABOUT = "x-piece"
 """The header."""
@@ -49,9 +52,9 @@ BLOCK_BYTES = 1_000_000
 """Read, written and handed on at a time."""
 RECORD_BYTES = 16_384
 
-T = TypeVar("T")
 _KNOWN = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_EARLY})
 
+T = TypeVar("T")
 R = TypeVar("R", PushObjectRequest, PullObjectRequest)
 
 

@@ -38,7 +38,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.carriage import ABOUT, PULL, PUSH, R, from_header
+from protocol.carriage import ABOUT, FOR_APPS, FOR_SITES, PULL, PUSH, R, from_header
 from protocol.pieces import PIECE_BYTES
 from server.store import Kept, PieceStore, ShortState
 
@@ -46,7 +46,6 @@ TELL_S = 30.0
 """How often it is noted that a piece is coming."""
 WRITTEN_BYTES = 4_000_000
 """Written and read at a time, by a thread that is asked to."""
-FOR_SITES, FOR_APPS = "/v1/fleet/", "/v1/runtime/"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 

@@ -30,13 +30,12 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from protocol import carriage
-from protocol.carriage import Carrier, in_blocks, puller, pusher
+from protocol.carriage import FOR_APPS, Carrier, in_blocks, puller, pusher
 from protocol.errors import WireError
 from protocol.pieces import Parcel, Part, Pull, given, is_whole, packed, taken
 
 SERVER = Node(node_id=SUPERLINK_NODE_ID)
 """As whom a server application asks."""
-DOOR = "/v1/runtime/"
 
 
 class StraightGrid(HttpGrid):
@@ -72,7 +71,7 @@ def changes(pieces: Path) -> list[tuple[type, str, object]]:
         (HttpGrid, "pieces", pieces),
         (HttpGrid, "push_messages", ours["push_messages"]),
         (HttpGrid, "pull_messages", ours["pull_messages"]),
-        *carriage.changes(RuntimeHttpClient, DOOR),
+        *carriage.changes(RuntimeHttpClient, FOR_APPS),
     ]
 
 

@@ -1,9 +1,9 @@
 """Flower's SuperLink with some things changed, in its process and not in its files.
 
-Its database    SQLite gives up on a locked database after 5 s, too soon for a 100 MB model: here after 120.
-                Its pages are large, since what is stored are chunks of models; it has no memory of its own
-                beside the kernel's, of which every connection would have 64 MB and all 256 MB. What is
-                written is short (`server.store`).
+Its database    SQLite gives up on a locked database after 5 s, too soon where many write: here after 120.
+                It has no memory of its own beside the kernel's, of which every connection would have 64 MB
+                and all 256 MB. What is written is short (`server.store`).
+Its pieces      of models are no messages to be parsed, but files that come and go (`server.carriage`).
 Its doors       one port carries the sites' API, the one that starts runs, and the executors'; the last
                 two have no login. Other machines reach only the first.
 Its corridor    each request passes nine layers, of which most look at its path and let it pass: here a layer
@@ -42,7 +42,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 
-from server.carriage import FOR_APPS, FOR_SITES, Pieces
+from protocol.carriage import FOR_APPS, FOR_SITES
+from server.carriage import Pieces
 from server.store import PieceStore, ShortState
 
 PRAGMAS = {
@@ -53,7 +54,7 @@ PRAGMAS = {
     "mmap_size": "0",
 }
 MOST_BYTES = 64_000_000
-"""Of one request; a chunk of a model is 5 MB, a bundle at most 10."""
+"""Of one request; a head that holds its message has 1 MB, a bundle at most 10."""
 WAITING_BYTES = 500_000
 """Of a body that its taker has not come for, before no more is read."""
 HELD_S = 2.0

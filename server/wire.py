@@ -112,7 +112,7 @@ class Wire:
     def _post(self, tasks: Iterable[tuple[str, int, Task]], since: Mapping[int, str]) -> list[Sent]:
         sizes, asked = list[int](), list[tuple[str, int, Task]]()
 
-        def messages() -> Iterator[Message]:  # made when its turn has come: no two are held
+        def messages() -> Iterator[Message]:  # each is made when its turn has come
             for site, node, task in tasks:
                 content = pack_task(task)
                 asked.append((site, node, task))

@@ -60,6 +60,12 @@ def test_a_site_that_believes_a_name_is_caught(
         test_a_damaged_piece_is_fetched_anew(tmp_path, pull, fetched, b"ONE")
 
 
+def test_a_piece_that_cannot_be_read_is_fetched(tmp_path: Path, pull: Pull, fetched: list[str]) -> None:
+    (tmp_path / ONE).mkdir()  # nothing that can be read as a file, whoever reads
+    assert b"".join(Held(tmp_path).pull(pull, ONE, hold=True)) == b"one"
+    assert fetched == [ONE]
+
+
 def test_a_full_disk_costs_nothing_but_the_next_fetching(tmp_path: Path, pull: Pull) -> None:
     (tmp_path / "a file").touch()
     held = Held(tmp_path / "a file")  # where no folder can be made
