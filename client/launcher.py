@@ -11,7 +11,7 @@ What kills the worker kills nothing else: it is answered for, and another takes 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flwr.app import Message
@@ -32,6 +32,10 @@ class Launcher:
         self._approved = approved
         self._start = start
         self._worker = start()
+
+    def room(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Return memory for the next message's vectors, of so many bytes each, which the worker sees too."""
+        return self._worker.room(sizes)
 
     def answer(self, message: Message, bundle: bytes) -> Message:
         """Return the reply to a message of a run that came with `bundle`."""

@@ -137,7 +137,7 @@ def work(
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
     hold = about.message_type == MessageType.EVALUATE
-    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run), hold=hold))
+    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run), hold=hold), launcher.room)
     held.keep({piece.object_id for piece in tree.children} if hold else ())
     if not is_whole(head):
         line.confirm(run, tree.object_id)

@@ -19,7 +19,7 @@ from client.settings import Settings
 from protocol import logs
 from protocol.errors import WireError
 from protocol.leash import die_with
-from protocol.pipe import receive_message, send_message
+from protocol.pipe import Channel
 
 DIED, UNREADABLE = 1, 2
 STOP_S = 5.0
@@ -30,7 +30,9 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
+        pipe, theirs = spawn.Pipe()
+        self._channel = Channel(pipe)
+        self.room = self._channel.room
         self.process = spawn.Process(target=serve, args=(theirs, settings, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
@@ -40,20 +42,20 @@ class Worker:
 
         Raises `OSError` for a process that has died.
         """
-        self._pipe.send_bytes(objection.encode())
-        send_message(self._pipe, message)
+        self._channel.pipe.send_bytes(objection.encode())
+        self._channel.send(message)
 
     def has_answered(self, seconds: float = 0.0) -> bool:
         """Say whether `receive` would return at once, after waiting at most `seconds`."""
-        return self._pipe.poll(seconds)
+        return self._channel.pipe.poll(seconds)
 
     def receive(self) -> Message:
         """Return the next reply; `EOFError` or `OSError` for a process that has died."""
-        return receive_message(self._pipe)
+        return self._channel.receive()
 
     def close(self) -> None:
         """End the process: first politely, then by SIGKILL."""
-        self._pipe.close()
+        self._channel.pipe.close()
         self.process.join(STOP_S)
         if self.process.is_alive():
             self.process.kill()
@@ -72,14 +74,16 @@ def serve(pipe: Connection, settings: Settings, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the keeper's to handle
     from client.app import answer, refuse  # noqa: PLC0415 - heavy imports belong to the worker
 
+    channel = Channel(pipe)
     while True:
         try:
             objection = pipe.recv_bytes().decode()
-            message = receive_message(pipe)
+            message = channel.receive()
         except EOFError:
             return
         try:
             reply = refuse(message, settings, objection) if objection else answer(message, settings)
         except WireError as error:
             reply = Message(Error(UNREADABLE, str(error)), reply_to=message)
-        send_message(pipe, reply)
+        del message  # the reply goes where its vectors were
+        channel.send(reply)

@@ -55,6 +55,7 @@ Parts = Sequence[Part]
 """Bytes in one or more stretches of memory."""
 Pull = Callable[[str], Iterable[Part]]
 Push = Callable[[str, Parts], None]
+Places = Callable[[Sequence[int]], list[memoryview]]
 
 _MALFORMED = (
     ValueError,
@@ -104,16 +105,21 @@ def is_whole(head: Message) -> bool:
     return not head.has_content() or not _told(head).get("pieces")
 
 
-def taken(head: Message, root: str, pull: Pull) -> Message:
+def fresh(sizes: Sequence[int]) -> list[memoryview]:
+    """Return new memory for vectors of so many bytes each."""
+    return [np.empty(size, np.uint8).data for size in sizes]  # of what is only claimed no page is touched
+
+
+def taken(head: Message, root: str, pull: Pull, room: Places = fresh) -> Message:
     """Return the message that `head` announces and whose root piece is called `root`.
 
-    Each vector's data can be written to. Raises `WireError` where this is no message, Flower's
+    Its vectors lie in what `room` gives for their sizes, and can be written to. Raises `WireError` where this is no message, Flower's
     `ObjectPullError` where a piece of it cannot be had.
     """
     try:
         found = _unfolded(head)
         if not is_whole(head):
-            _fill(found, _told(head), partial(_patiently, pull))
+            _fill(found, _told(head), partial(_patiently, pull), room)
     except _MALFORMED as error:
         raise WireError(f"message {root} is not whole ({error!r}): its sender runs something else") from error
     found.metadata.__dict__["_message_id"] = root
@@ -185,28 +191,26 @@ def _told(head: Message) -> ConfigRecord:
     return cast("ConfigRecord", head.content[FOLDED])
 
 
-def _fill(message: Message, told: ConfigRecord, pull: Pull) -> None:
+def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places) -> None:
     """Put the pieces' bytes into a message's vectors."""
     names, sizes = cast("list[str]", told["pieces"]), cast("list[int]", told["sizes"])
-    vectors = _vectors(sizes, (part for parts in _two_at_a_time(pull, names) for part in parts))
-    for array, data in zip(arrays_in(message.content), vectors, strict=True):
+    places = room(sizes)
+    _put(places, (part for parts in _two_at_a_time(pull, names) for part in parts))
+    for array, data in zip(arrays_in(message.content), places, strict=True):
         array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
 
 
-def _vectors(sizes: Sequence[int], parts: Iterator[Part]) -> Iterator[memoryview]:
-    """Yield vectors of so many bytes each from what comes."""
+def _put(places: Iterable[memoryview], parts: Iterator[Part]) -> None:
+    """Fill all places, one after the other, with what comes."""
     rest = memoryview(b"")
-    for size in sizes:
-        data = np.empty(size, np.uint8).data  # of a size that is only claimed no page is ever touched
-        filled = 0
-        while filled < size:
+    for place in places:
+        while place:
             rest = rest or memoryview(next(parts, b""))
             if not rest:
                 raise ValueError("fewer bytes than announced")
-            part, rest = rest[: size - filled], rest[size - filled :]
-            data[filled : filled + len(part)] = part
-            filled += len(part)
-        yield data
+            part, rest = rest[: len(place)], rest[len(place) :]
+            place[: len(part)] = part
+            place = place[len(part) :]
     if rest or any(parts):
         raise ValueError("more bytes than announced")
 

@@ -1,43 +1,81 @@
 """A whole message from one of our processes to another on this machine, through a pipe.
 
     head     the message without its vectors' bytes, as Flower's protobuf
-    sizes    of the vectors in bytes, as JSON
-    bytes    of one vector after the other, from its own memory into memory that its receiver owns
+    sizes    of the vectors in bytes, and whether a room comes with them, as JSON
+    room     the memory that they lie in (`protocol.room`): whoever sends it has given it away, and gets it
+             back with the next message
 
 Without torch: a process that only passes messages on does without it.
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as Proto  # pyright: ignore[reportAttributeAccessIssue]
 
-
-def send_message(pipe: Connection, message: Message) -> None:
-    """Hand a whole message to another of our processes: its head, then each vector from its own memory."""
-    arrays = list(arrays_in(message.content)) if message.has_content() else []
-    head = make_message(message.metadata, hollow(message.content)) if arrays else message
-    pipe.send_bytes(message_to_proto(head).SerializeToString())
-    pipe.send_bytes(json.dumps([len(array.data) for array in arrays]).encode())
-    for array in arrays:
-        _write(pipe, memoryview(array.data))
+from protocol.room import Room, free
 
 
-def receive_message(pipe: Connection) -> Message:
-    """Receive what `send_message` sent; its vectors can be written to.
+class Channel:
+    """One end of a pipe, for one message after the other."""
 
-    Raises `EOFError` where the sender has ended.
-    """
-    message = message_from_proto(Proto.FromString(pipe.recv_bytes()))
-    sizes = json.loads(pipe.recv_bytes())
-    for array, size in zip(arrays_in(message.content), sizes, strict=True) if sizes else ():
-        array.data = _read_exactly(pipe, size)  # pyright: ignore[reportAttributeAccessIssue]
-    return message
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self._room: Room | None = None
+        self._places: list[memoryview] = []
+
+    def room(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Return memory for vectors of so many bytes each, from which `send` need not copy them."""
+        self._places.clear()
+        self._room = free(self._room)
+        self._places += (places := self._room.views(sizes))
+        return places
+
+    def send(self, message: Message) -> None:
+        """Hand a whole message over; its vectors are not to be looked at afterwards.
+
+        What its sender has received is for the receiver to write to, unless somebody here looks at it still.
+        """
+        arrays = list(arrays_in(message.content)) if message.has_content() else []
+        head = make_message(message.metadata, hollow(message.content)) if arrays else message
+        self._lay(arrays)
+        told = {"sizes": [len(array.data) for array in arrays], "room": self._room is not None}
+        self.pipe.send_bytes(message_to_proto(head).SerializeToString())
+        self.pipe.send_bytes(json.dumps(told).encode())
+        if self._room is not None:
+            send_handle(self.pipe, self._room.handle, os.getpid())
+        self._room = None
+
+    def receive(self) -> Message:
+        """Receive what `send` sent; its vectors can be written to. `EOFError` where the sender has ended."""
+        message = message_from_proto(Proto.FromString(self.pipe.recv_bytes()))
+        told = json.loads(self.pipe.recv_bytes())
+        if told["room"]:
+            self._room = Room(recv_handle(self.pipe))
+            places = self._room.views(told["sizes"])
+            for array, place in zip(arrays_in(message.content), places, strict=True) if places else ():
+                array.data = place  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
+        return message
+
+    def _lay(self, arrays: Sequence[Array]) -> None:
+        """Have the vectors lie in the room, if there are any."""
+        lying, self._places = self._places, []
+        if not arrays or (len(lying) == len(arrays) and all(map(_is, arrays, lying))):
+            return
+        del lying
+        for array, place in zip(arrays, self.room([len(array.data) for array in arrays]), strict=True):
+            place[:] = memoryview(array.data)
+        self._places = []
+
+
+def _is(array: Array, place: memoryview) -> bool:
+    return array.data is place  # pyright: ignore[reportUnnecessaryComparison] - any buffer will do
 
 
 def arrays_in(content: RecordDict) -> Iterator[Array]:
@@ -65,18 +103,3 @@ def hollow(content: RecordDict) -> RecordDict:
             for key, record in content.items()
         }
     )
-
-
-def _write(pipe: Connection, rest: memoryview) -> None:
-    while rest:
-        rest = rest[os.write(pipe.fileno(), rest) :]
-
-
-def _read_exactly(pipe: Connection, size: int) -> bytearray:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        if not (count := os.readv(pipe.fileno(), [rest])):
-            raise EOFError
-        rest = rest[count:]
-    return data

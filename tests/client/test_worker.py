@@ -12,7 +12,7 @@ from client.settings import Settings
 from client.worker import UNREADABLE, serve
 from privacy import audit
 from protocol.messages import Task, pack_task, unpack_reply
-from protocol.pipe import receive_message, send_message
+from protocol.pipe import Channel
 from sim.inprocess import identify
 from sim.run import introduce
 
@@ -27,11 +27,12 @@ def _answers(patch: pytest.MonkeyPatch, settings: Settings, *asked: tuple[str, M
     answers: list[Message] = []
 
     def keeper() -> None:
+        channel = Channel(ours)
         with ours:
             for objection, message in asked:
                 ours.send_bytes(objection.encode())
-                send_message(ours, message)
-                answers.append(receive_message(ours))
+                channel.send(message)
+                answers.append(channel.receive())
 
     thread = threading.Thread(target=keeper)
     thread.start()

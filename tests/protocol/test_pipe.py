@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.messages import Task, pack_task, solidify, unpack_task
-from protocol.pipe import receive_message, send_message
+from protocol.pipe import Channel
 from sim.inprocess import identify
 
 
@@ -29,10 +29,10 @@ def _message(content: RecordDict) -> Message:
 def _handed(message: Message) -> Message:
     """What another process receives."""
     ours, theirs = Pipe()
-    sender = Thread(target=send_message, args=(ours, message))
+    sender = Thread(target=Channel(ours).send, args=(message,))
     sender.start()
     with theirs:
-        received = receive_message(theirs)
+        received = Channel(theirs).receive()
     sender.join()
     ours.close()
     return received
@@ -62,10 +62,10 @@ def test_whoever_ends_in_the_middle_of_a_message_is_noticed() -> None:
     ours, theirs = Pipe()
     asked = solidify(_message(pack_task(Task("train", "r", 1, "", vectors={"a": torch.ones(2)}))))
     ours.send_bytes(message_to_proto(asked).SerializeToString())
-    ours.send_bytes(b"[8]")
+    ours.send_bytes(b'{"sizes": [8], "room": true}')
     ours.close()
     with theirs, pytest.raises(EOFError):
-        receive_message(theirs)
+        Channel(theirs).receive()
 
 
 @pytest.mark.slow
