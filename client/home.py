@@ -120,11 +120,6 @@ class SiteHome:
         return self.folder / "state"
 
     @property
-    def pieces(self) -> Path:
-        """Pieces of a model that was scored (`client.held`)."""
-        return self.state / "pieces"
-
-    @property
     def ledger(self) -> Path:
         """The ledger and the audit log."""
         return self.folder / "ledger"

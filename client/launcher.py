@@ -32,6 +32,8 @@ class Launcher:
         self._approved = approved
         self._start = start
         self._worker = start()
+        self.lying = frozenset[str]()
+        """Pieces of the last message, where it was only to be scored: they may still lie where they were."""
 
     def room(self, sizes: Sequence[int]) -> list[memoryview]:
         """Return memory for the next message's vectors, of so many bytes each, which the worker sees too."""

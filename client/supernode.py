@@ -46,7 +46,6 @@ from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from client.held import Held
 from client.home import SiteHome
 from client.launcher import Launcher
 from client.machine import read_machine, settings_of
@@ -85,40 +84,40 @@ class Line(NamedTuple):
 Connect = Callable[[], AbstractContextManager[Line]]
 
 
-def keep_line(connect: Connect, launcher: Launcher, held: Held) -> None:
+def keep_line(connect: Connect, launcher: Launcher) -> None:
     """Serve for ever, over one line after the other."""
     lost = time.monotonic()
     while True:
         try:
             with connect() as line:
                 log.info("the coordinator's server has let this site in")
-                serve(line, launcher, held)
+                serve(line, launcher)
             lost = time.monotonic()  # Flower has logged why
         except WireError as error:
             log.warning("not let in, tried again: %s", error)
         time.sleep(pause(time.monotonic() - lost, LONGEST_PAUSE_S))
 
 
-def serve(line: Line, launcher: Launcher, held: Held) -> None:
+def serve(line: Line, launcher: Launcher) -> None:
     """Do what is asked over `line` until it fails."""
     bundle = lru_cache(maxsize=1)(line.bundle)
     heard = time.monotonic()
     while True:
         asked = time.monotonic()
-        if step(line, launcher, bundle, held):
+        if step(line, launcher, bundle):
             heard = time.monotonic()
         else:
             now = time.monotonic()
             time.sleep(pause(now - heard, LOOK_S, now - asked))
 
 
-def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes], held: Held) -> bool:
+def step(line: Line, launcher: Launcher, bundle: Callable[[int], bytes]) -> bool:
     """Do one task; False where there is none."""
     try:
         asked = line.receive()
         if asked is None:
             return False
-        work(line, launcher, bundle, held, asked)
+        work(line, launcher, bundle, asked)
     except RunNotRunningException:
         log.info("dropped: its run has ended")
     return True
@@ -128,7 +127,6 @@ def work(
     line: Line,
     launcher: Launcher,
     bundle: Callable[[int], bytes],
-    held: Held,
     asked: tuple[Message, ObjectTree],
 ) -> None:
     """Take the message that a head and a tree announce, have it answered, and give the reply."""
@@ -136,9 +134,10 @@ def work(
     about, run = head.metadata, head.metadata.run_id
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
-    hold = about.message_type == MessageType.EVALUATE
-    message = taken(head, tree.object_id, partial(held.pull, partial(line.pull, run), hold=hold), launcher.room)
-    held.keep({piece.object_id for piece in tree.children} if hold else ())
+    pull = partial(line.pull, run)
+    message = taken(head, tree.object_id, pull, launcher.room, launcher.lying)
+    scored = about.message_type == MessageType.EVALUATE
+    launcher.lying = frozenset(piece.object_id for piece in tree.children) if scored else frozenset()
     if not is_whole(head):
         line.confirm(run, tree.object_id)
     there = clock.lap()
@@ -246,7 +245,7 @@ def main(home: SiteHome) -> None:
         setattr(place, name, value)
     end_by_signals()
     with suppress(KeyboardInterrupt), closing(Launcher(home.approved, lambda: Worker(settings))) as launcher:
-        keep_line(lambda: connected(home), launcher, Held(home.pieces))
+        keep_line(lambda: connected(home), launcher)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,26 @@ A large vector begins and ends with a piece, so that sites that are sent the sam
 the server one copy of it. Flower cuts every array for itself and puts a tree of pieces above them: a network
 of two hundred layers is a thousand requests, and either side holds it three to four times. Here
 
-    `taken`   puts every piece into its place as it comes
+    `taken`   puts every piece into its place as it comes, unless the place holds it already
     `given`   has what is cut off read from the vectors' own memory
 
-so that either side holds the message and the few pieces that are on the line. A piece that its sender
+so that either side holds the message and the few pieces that are on the line. How vectors of given sizes are
+cut is the same on both sides, so each piece's place is known before it comes. A piece that its sender
 announced and has not delivered yet is waited for, in pauses that grow (`protocol.waiting`); Flower's begin
 at a second. How a piece is carried is `protocol.carriage`'s.
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import cast
 
 import numpy as np
-from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
@@ -38,10 +38,11 @@ from google.protobuf.message import DecodeError
 
 from protocol.errors import WireError
 from protocol.pipe import arrays_in, hollow, solid
+from protocol.room import Room
 from protocol.waiting import pause
 
 AT_ONCE = 2
-"""Pieces on the line at a time: one is put into its place while the other comes."""
+"""Pieces on the line at a time."""
 LONGEST_PAUSE_S = 1.0
 SMALL_BYTES = 1_000_000
 """Of a message that goes with its head, and of a vector that shares its pieces with its neighbours."""
@@ -49,13 +50,13 @@ PIECE_BYTES = 16_000_000
 """The longest piece: what is lost of a line that breaks, and 6 s at 20 Mbit/s."""
 FOLDED = "folded"
 
-T = TypeVar("T")
 Part = bytes | bytearray | memoryview
 Parts = Sequence[Part]
 """Bytes in one or more stretches of memory."""
 Pull = Callable[[str], Iterable[Part]]
 Push = Callable[[str, Parts], None]
 Places = Callable[[Sequence[int]], list[memoryview]]
+"""Gives memory for vectors of so many bytes each."""
 
 _MALFORMED = (
     ValueError,
@@ -91,7 +92,7 @@ def packed(message: Message, before: Mapping[str, Parts] = MappingProxyType({}))
     """
     bare = remove_content_from_message(message)
     known = {_place(parts): name for name, parts in before.items()}
-    found = [] if _is_small(message) else list(cuts(arrays_in(message.content)))
+    found = [] if _is_small(message) else list(cuts(array.data for array in arrays_in(message.content)))
     cut = [(known.get(_place(parts)) or _name(parts), parts) for parts in found]
     head = _folded(message, [name for name, _ in cut])
     root, pieces = bare.object_id, dict(cut)
@@ -107,19 +108,22 @@ def is_whole(head: Message) -> bool:
 
 def fresh(sizes: Sequence[int]) -> list[memoryview]:
     """Return new memory for vectors of so many bytes each."""
-    return [np.empty(size, np.uint8).data for size in sizes]  # of what is only claimed no page is touched
+    return Room().views(sizes)
 
 
-def taken(head: Message, root: str, pull: Pull, room: Places = fresh) -> Message:
+def taken(
+    head: Message, root: str, pull: Pull, room: Places = fresh, lying: Collection[str] = ()
+) -> Message:
     """Return the message that `head` announces and whose root piece is called `root`.
 
-    Its vectors lie in what `room` gives for their sizes, and can be written to. Raises `WireError` where this is no message, Flower's
+    Its vectors lie in what `room` gives for their sizes, and can be written to. A piece of `lying` may be in
+    its place already: if what is there has its name, it is not pulled. Raises `WireError` where this is no message, Flower's
     `ObjectPullError` where a piece of it cannot be had.
     """
     try:
         found = _unfolded(head)
         if not is_whole(head):
-            _fill(found, _told(head), partial(_patiently, pull), room)
+            _fill(found, _told(head), partial(_patiently, pull), room, lying)
     except _MALFORMED as error:
         raise WireError(f"message {root} is not whole ({error!r}): its sender runs something else") from error
     found.metadata.__dict__["_message_id"] = root
@@ -128,16 +132,13 @@ def taken(head: Message, root: str, pull: Pull, room: Places = fresh) -> Message
 
 def given(pieces: Mapping[str, Parts], push: Push, wanted: Collection[str]) -> None:
     """Push those of `pieces` that are `wanted`; whatever `push` raises ends it."""
-    names = [name for name in pieces if name in wanted]
-    for _ in _two_at_a_time(lambda name: push(name, pieces[name]), names):
-        pass
+    _two_at_a_time(push, [(name, parts) for name, parts in pieces.items() if name in wanted])
 
 
-def cuts(arrays: Iterable[Array]) -> Iterator[list[memoryview]]:
-    """Yield the bytes of `arrays` in pieces, each as stretches of their own memory."""
+def cuts(vectors: Iterable[Part]) -> Iterator[list[memoryview]]:
+    """Yield the bytes of `vectors` in pieces, each as stretches of their own memory."""
     held, size, full = list[memoryview](), 0, False
-    for array in arrays:
-        data = memoryview(array.data)
+    for data in map(memoryview, vectors):
         for start in range(0, len(data), PIECE_BYTES):
             part = data[start : start + PIECE_BYTES]
             large = len(data) > SMALL_BYTES
@@ -191,27 +192,33 @@ def _told(head: Message) -> ConfigRecord:
     return cast("ConfigRecord", head.content[FOLDED])
 
 
-def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places) -> None:
+def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places, lying: Collection[str]) -> None:
     """Put the pieces' bytes into a message's vectors."""
     names, sizes = cast("list[str]", told["pieces"]), cast("list[int]", told["sizes"])
-    places = room(sizes)
-    _put(places, (part for parts in _two_at_a_time(pull, names) for part in parts))
-    for array, data in zip(arrays_in(message.content), places, strict=True):
+    vectors = room(sizes)
+
+    def put(name: str, place: Parts) -> None:
+        if name not in lying or _name(place) != name:
+            _put(place, pull(name))
+
+    _two_at_a_time(put, list(zip(names, cuts(vectors), strict=True)))
+    for array, data in zip(arrays_in(message.content), vectors, strict=True):
         array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
 
 
-def _put(places: Iterable[memoryview], parts: Iterator[Part]) -> None:
-    """Fill all places, one after the other, with what comes."""
-    rest = memoryview(b"")
-    for place in places:
-        while place:
-            rest = rest or memoryview(next(parts, b""))
+def _put(place: Parts, parts: Iterable[Part]) -> None:
+    """Fill the stretches of a place with what comes; `ValueError` if that is not as long."""
+    coming, rest = iter(parts), memoryview(b"")
+    for stretch in map(memoryview, place):
+        filled = 0
+        while filled < len(stretch):
+            rest = rest or memoryview(next(coming, b""))
             if not rest:
                 raise ValueError("fewer bytes than announced")
-            part, rest = rest[: len(place)], rest[len(place) :]
-            place[: len(part)] = part
-            place = place[len(part) :]
-    if rest or any(parts):
+            part, rest = rest[: len(stretch) - filled], rest[len(stretch) - filled :]
+            stretch[filled : filled + len(part)] = part
+            filled += len(part)
+    if rest or any(coming):
         raise ValueError("more bytes than announced")
 
 
@@ -227,15 +234,11 @@ def _patiently(pull: Pull, name: str) -> Iterable[Part]:
         time.sleep(pause(waited, LONGEST_PAUSE_S))
 
 
-def _two_at_a_time(work: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
-    """Yield what `work` makes of each name, in order; the first error ends it."""
-    pool, coming = ThreadPoolExecutor(AT_ONCE), deque[Future[T]]()
+def _two_at_a_time(work: Callable[[str, Parts], None], pieces: Sequence[tuple[str, Parts]]) -> None:
+    """Do what there is to do with each piece; the first error ends it."""
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        for name in names:
-            coming.append(pool.submit(work, name))
-            if len(coming) == AT_ONCE:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+        for _ in pool.map(work, *zip(*pieces, strict=True)) if pieces else ():
+            pass
     finally:
         pool.shutdown(cancel_futures=True)

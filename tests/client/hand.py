@@ -1,8 +1,11 @@
 """Stands in for the worker's process."""
 
+from collections.abc import Sequence
+
 from flwr.app import Message
 
 from protocol.messages import Reply, pack_reply, unpack_task
+from protocol.pieces import fresh
 from protocol.update import Update
 
 
@@ -16,6 +19,9 @@ class Hand:
         if not self.alive:
             raise BrokenPipeError
         self.asked.append((message, objection))
+
+    def room(self, sizes: Sequence[int]) -> list[memoryview]:
+        return fresh(sizes)
 
     def receive(self) -> Message:
         message, objection = self.asked[-1]

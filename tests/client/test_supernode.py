@@ -46,7 +46,6 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client import supernode
-from client.held import Held
 from client.home import SiteHome
 from client.launcher import Launcher
 from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, patient, step
@@ -113,7 +112,7 @@ def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generato
     def work() -> None:
         launcher: Any = Launcher(north.approved, start)  # pyright: ignore[reportArgumentType]
         with closing(launcher), suppress(Ended):
-            keep_line(lambda: connected(north), launcher, Held(north.pieces))
+            keep_line(lambda: connected(north), launcher)
 
     for module in (fleet_http_connection, heartbeat):  # a second one would interrupt a site that is sent away
         patch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 300)

@@ -1,7 +1,8 @@
 """Messages in pieces: what is taken is what was given, and a model is held once on either side."""
 
+import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -25,6 +26,7 @@ from protocol import pieces
 from protocol.errors import WireError
 from protocol.messages import Task, pack_task, unpack_task
 from protocol.pieces import FOLDED, Parcel, Parts, Pull, given, is_whole, packed, taken
+from protocol.room import Room
 from protocol.update import Vectors
 from sim.inprocess import identify
 
@@ -98,10 +100,11 @@ def test_what_is_taken_is_what_was_given(sizes: list[int], *, constant: bool, pi
         patch.setattr(pieces, "SMALL_BYTES", small)
         parcel = _parcel(vectors)
         store = _given(parcel)
+        found = _take(parcel, _from(store, 7))
     root = parcel.tree.object_id
     assert all(sha256(held).hexdigest() == name for name, held in store.items() if name != root)
     assert all(len(held) <= piece for name, held in store.items() if name != root)
-    told = unpack_task(_take(parcel, _from(store, 7))).vectors
+    told = unpack_task(found).vectors
     assert list(told) == list(vectors)
     assert all(torch.equal(told[group], vectors[group]) for group in vectors)
 
@@ -158,7 +161,7 @@ def test_a_model_is_held_once_on_either_side(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pieces, "PIECE_BYTES", piece)
     parcel = _parcel({"shared": torch.rand(whole // 4)})
     message, store = _message({"shared": torch.rand(whole // 4)}), _given(parcel)
-    assert _peak(lambda: _take(parcel, _from(store))) < whole + 6 * piece
+    assert _peak(lambda: _take(parcel, _from(store))) < 6 * piece  # and the room, which is not counted
     assert _peak(lambda: given(parcel.pieces, lambda name, parts: None, set(parcel.pieces))) < piece
     ids = [tree.object_id for tree in iterate_object_tree(get_object_tree(message))]
     theirs = {name: each.deflate() for name, each in get_all_nested_objects(message).items()}
@@ -168,18 +171,73 @@ def test_a_model_is_held_once_on_either_side(monkeypatch: pytest.MonkeyPatch) ->
     assert held > 1.5 * whole  # else ours is needless
 
 
-def test_no_more_comes_than_is_asked_for() -> None:
-    parcel, asked = _parcel({f"g{n}": torch.rand(LARGE) for n in range(6)}), list[str]()
-    store = _given(parcel)
+def test_no_more_comes_at_a_time_than_is_asked_for() -> None:
+    parcel, now, most = _parcel({f"g{n}": torch.rand(LARGE) for n in range(6)}), 0, 0
+    store, lock = _given(parcel), threading.Lock()
 
     def pull(name: str) -> Iterator[bytes]:
-        asked.append(name)
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
         yield from _from(store, 1_000_000)(name)
+        with lock:
+            now -= 1
 
-    work = pieces._two_at_a_time(pull, list(store))
-    next(work)
-    assert len(asked) <= pieces.AT_ONCE
-    work.close()
+    _take(parcel, pull)
+    assert most <= pieces.AT_ONCE
+
+
+class Hall:
+    """Memory that is used again, and what is pulled into it."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self.store, self.room, self.pulled = _given(parcel), Room(), list[str]()
+
+    def take(self, parcel: Parcel, lying: Collection[str]) -> Vectors:
+        self.pulled.clear()
+        assert self.room.is_free()
+
+        def pull(name: str) -> list[bytes]:
+            self.pulled.append(name)
+            return [self.store[name]]
+
+        head = _over(parcel.head)
+        return unpack_task(taken(head, parcel.tree.object_id, pull, self.room.views, lying)).vectors
+
+
+def _names(parcel: Parcel) -> set[str]:
+    return {piece.object_id for piece in parcel.tree.children}
+
+
+def test_what_lies_in_its_place_is_not_pulled_and_is_believed_by_its_content_alone() -> None:
+    vectors = {"shared": torch.rand(9 * LARGE), "head:a": torch.rand(LARGE)}
+    parcel = _parcel(vectors)
+    hall, names = Hall(parcel), _names(parcel)
+    for lying, spoiled, pulled in [((), 0, 2), (names, 0, 0), ((), 0, 2), (names, 1, 1), (names, 0, 0)]:
+        # whoever looks at it may write to it
+        hall.room.views([36 * LARGE])[0][5] ^= spoiled
+        found = hall.take(parcel, lying)
+        assert all(torch.equal(found[group], vectors[group]) for group in vectors)
+        assert len(hall.pulled) == pulled
+        del found
+
+
+def test_a_place_that_is_believed_for_its_piece_s_name_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_name", lambda place, name=pieces._name: _Any(name(place)))
+    with pytest.raises(AssertionError):
+        test_what_lies_in_its_place_is_not_pulled_and_is_believed_by_its_content_alone()
+
+
+class _Any(str):
+    """A name that is never another one."""
+
+    __slots__ = ()
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = str.__hash__
 
 
 def test_a_piece_that_is_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,15 +303,17 @@ def test_a_head_that_says_something_else_is_refused(facts: dict[str, Any]) -> No
 
 def test_pieces_of_another_length_are_refused() -> None:
     parcel = _parcel({"shared": torch.rand(LARGE)})
-    for change in (lambda held: held[:-4], lambda held: held + b"more"):
+    for change in (lambda held: held[:-4], lambda held: held + b"more", lambda held: b""):
         store = {name: change(held) for name, held in _given(parcel).items()}
         with pytest.raises(WireError, match="bytes than announced"):
             _take(parcel, _from(store, 1_000_000))
 
 
 def test_a_size_that_is_claimed_touches_no_memory() -> None:
-    claimed = 2_000_000_000
+    claimed = 125 * pieces.PIECE_BYTES
     parcel, pull = _forged(sizes=[claimed])
+    told: Any = parcel.head.content[FOLDED]
+    told["pieces"] = 125 * told["pieces"]
     before = _resident()
     with pytest.raises(WireError, match="fewer bytes"):
         _take(parcel, pull)
