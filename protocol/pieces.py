@@ -111,14 +111,12 @@ def fresh(sizes: Sequence[int]) -> list[memoryview]:
     return Room().views(sizes)
 
 
-def taken(
-    head: Message, root: str, pull: Pull, room: Places = fresh, lying: Collection[str] = ()
-) -> Message:
+def taken(head: Message, root: str, pull: Pull, room: Places = fresh, lying: Collection[str] = ()) -> Message:
     """Return the message that `head` announces and whose root piece is called `root`.
 
     Its vectors lie in what `room` gives for their sizes, and can be written to. A piece of `lying` may be in
-    its place already: if what is there has its name, it is not pulled. Raises `WireError` where this is no message, Flower's
-    `ObjectPullError` where a piece of it cannot be had.
+    its place already: if what is there has its name, it is not pulled. Raises `WireError` where this is no
+    message, Flower's `ObjectPullError` where a piece of it cannot be had.
     """
     try:
         found = _unfolded(head)

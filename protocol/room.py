@@ -24,6 +24,7 @@ class Room:
         self._seen: mmap | None = None
 
     def __del__(self) -> None:
+        """Let go of it; whoever looks at what is in it still does."""
         os.close(self.handle)
 
     def is_free(self) -> bool:

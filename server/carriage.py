@@ -8,6 +8,9 @@
 Who asks is let in as Flower lets them in to its own `push-object` and `pull-object`, which this stands in
 for, and is answered alike where a run has ended. A piece that is there is found by its name alone, without
 the database: who knows its SHA-256 was told it in a message's head.
+
+A server application is a process of the same user on the same machine. What it has to bring it has written
+down beside the others, and the header says under which name.
 """
 
 import os
@@ -40,7 +43,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.carriage import ABOUT, FOR_APPS, FOR_SITES, PULL, PUSH, R, from_header
 from protocol.pieces import PIECE_BYTES
-from server.store import Kept, PieceStore, ShortState
+from server.store import Incoming, Kept, PieceStore, ShortState
 
 TELL_S = 30.0
 """How often it is noted that a piece is coming."""
@@ -94,21 +97,19 @@ async def take_in(let_in: Callable[..., Any], handler: Callable[..., Any], reque
     """Store a piece as it comes: 201, 409 where nobody announced it, 400 where it is none, 413 too long."""
     told = _told(request, PushObjectRequest)
     store = await run_in_threadpool(let_in, request, handler)
-    state = cast("ShortState", get_linkstate(request))
-    told_at = time.monotonic()
     with _store(request).incoming(told.object_id) as piece:
-        async for block in _blocks(request.receive):
-            await run_in_threadpool(piece.write, block)
-            if time.monotonic() - told_at > TELL_S:
-                await run_in_threadpool(state.keep_open, told.session_id)
-                told_at = time.monotonic()
-        try:
-            kept = piece.kept()
-        except ValueError as error:
-            raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
-        about = Stored(told.node, told.run_id, told.session_id, told.object_id, kept)
-        answer = await run_in_threadpool(store, about)
-    return Response(status_code=HTTPStatus.CREATED if answer.stored else HTTPStatus.CONFLICT)
+        await _written(piece, request, told.session_id)
+        return await _put(store, told, piece.kept)
+
+
+async def take_over(let_in: Callable[..., Any], handler: Callable[..., Any], request: Request) -> Response:
+    """Store a piece that its sender has written down itself, or that comes; answers as `take_in`."""
+    told = _told(request, PushObjectRequest)
+    if not told.object_content:
+        return await take_in(let_in, handler, request)
+    store = await run_in_threadpool(let_in, request, handler)
+    lying = partial(_store(request).lying, told.object_id, told.object_content.decode(errors="replace"))
+    return await _put(store, told, lying)
 
 
 async def hand_out(let_in: Callable[..., Any], handler: Callable[..., Any], request: Request) -> Response:
@@ -128,6 +129,24 @@ async def hand_out(let_in: Callable[..., Any], handler: Callable[..., Any], requ
     return StreamingResponse(_read(file), headers=length)
 
 
+async def _written(piece: Incoming, request: Request, session: str) -> None:
+    state, told_at = cast("ShortState", get_linkstate(request)), time.monotonic()
+    async for block in _blocks(request.receive):
+        await run_in_threadpool(piece.write, block)
+        if time.monotonic() - told_at > TELL_S:
+            await run_in_threadpool(state.keep_open, session)
+            told_at = time.monotonic()
+
+
+async def _put(store: Callable[..., Any], told: PushObjectRequest, kept: Callable[[], Kept]) -> Response:
+    try:
+        about = Stored(told.node, told.run_id, told.session_id, told.object_id, kept())
+    except ValueError as error:
+        raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+    answer = await run_in_threadpool(store, about)
+    return Response(status_code=HTTPStatus.CREATED if answer.stored else HTTPStatus.CONFLICT)
+
+
 async def _read(file: FileIO) -> AsyncIterator[bytes]:
     with file:
         while block := await run_in_threadpool(file.read, WRITTEN_BYTES):
@@ -137,7 +156,7 @@ async def _read(file: FileIO) -> AsyncIterator[bytes]:
 _ANSWERS: dict[str, Callable[[Request], Awaitable[Response]]] = {
     FOR_SITES + PUSH: partial(take_in, for_site, fleet_handlers.push_object),
     FOR_SITES + PULL: partial(hand_out, for_site, fleet_handlers.pull_object),
-    FOR_APPS + PUSH: partial(take_in, for_app, runtime_handlers.push_object),
+    FOR_APPS + PUSH: partial(take_over, for_app, runtime_handlers.push_object),
     FOR_APPS + PULL: partial(hand_out, for_app, runtime_handlers.pull_object),
 }
 

@@ -1,12 +1,14 @@
 """Flower's Grid with its way to send and to take messages changed, in the server application's process.
 
 Its pieces     as `protocol.pieces` has them and `protocol.carriage` carries them: Flower's own way holds a
-               model four times, and waits a second or two for a reply that is still on its way. A reply's
-               are read where the SuperLink, on the same machine, has written them down.
+               model four times, and waits a second or two for a reply that is still on its way. The
+               SuperLink is on the same machine: a task's are written down where it keeps them, and a
+               reply's are read there.
+Its memory     one reply lies where the one before lay, once nobody looks at that any more.
 Its patience   a reply that is no message at all is an answer that failed, and not the run's end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,9 +32,11 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from protocol import carriage
-from protocol.carriage import FOR_APPS, Carrier, in_blocks, puller, pusher
+from protocol.carriage import FOR_APPS, Carrier, Pushed, in_blocks, puller, pusher
 from protocol.errors import WireError
 from protocol.pieces import Parcel, Part, Pull, given, is_whole, packed, taken
+from protocol.room import Room, free
+from server.store import new_file
 
 SERVER = Node(node_id=SUPERLINK_NODE_ID)
 """As whom a server application asks."""
@@ -45,12 +49,18 @@ class StraightGrid(HttpGrid):
     """
 
     pieces: Path
+    replies: Room | None = None
+
+    def room(self, sizes: Sequence[int]) -> list[memoryview]:
+        """Return memory for a reply's vectors, of so many bytes each."""
+        self.replies = free(self.replies)
+        return self.replies.views(sizes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Push messages one by one, each as it is made; return their names."""
         names, before = list[str](), None
         for message in messages:
-            before = _pushed(self._runtime_client, self.run.run_id, message, before)
+            before = _pushed(self._runtime_client, self.run.run_id, self.pieces, message, before)
             names.append(before.tree.object_id)
         return names
 
@@ -61,7 +71,8 @@ class StraightGrid(HttpGrid):
         heads = [message_from_proto(each) for each in found.messages_list]
         roots = [tree.object_id for tree in found.message_object_trees]
         pull = partial(in_place, self.pieces, puller(cast("Carrier", client).PullObject, SERVER, run))
-        return [_pulled(client, run, pull, *each) for each in zip(heads, roots, strict=True)]
+        take = partial(taken, pull=pull, room=self.room)
+        return [_pulled(client, run, take, *each) for each in zip(heads, roots, strict=True)]
 
 
 def changes(pieces: Path) -> list[tuple[type, str, object]]:
@@ -69,6 +80,8 @@ def changes(pieces: Path) -> list[tuple[type, str, object]]:
     ours = vars(StraightGrid)
     return [
         (HttpGrid, "pieces", pieces),
+        (HttpGrid, "replies", None),
+        (HttpGrid, "room", ours["room"]),
         (HttpGrid, "push_messages", ours["push_messages"]),
         (HttpGrid, "pull_messages", ours["pull_messages"]),
         *carriage.changes(RuntimeHttpClient, FOR_APPS),
@@ -83,22 +96,39 @@ def in_place(pieces: Path, pull: Pull, name: str) -> Iterable[Part]:
         return pull(name)
 
 
-def _pushed(client: RuntimeHttpClient, run: int, message: Message, before: Parcel | None) -> Parcel:
+def laid(pieces: Path, push: Callable[[Pushed], bool], asked: Pushed) -> bool:
+    """Write a piece down where the SuperLink keeps them, and say so; send it where that is not to be seen."""
+    if not pieces.is_dir():
+        return push(asked)
+    with new_file(pieces, asked.request.object_id) as (place, file):
+        for part in asked.parts:
+            file.write(part)
+        file.flush()
+        asked.request.object_content = place.encode()
+        return push(Pushed(asked.request, ()))
+
+
+def _pushed(
+    client: RuntimeHttpClient, run: int, pieces: Path, message: Message, before: Parcel | None
+) -> Parcel:
     with no_object_id_recompute():
         parcel = packed(message, before.pieces if before else {})
         announced = PushAppMessagesRequest(
             messages_list=[message_to_proto(parcel.head)], message_object_trees=[parcel.tree]
         )
         told = client.PushMessages(announced)
-        push = pusher(cast("Carrier", client).PushObject, SERVER, run, told.session_id)
+        lay = partial(laid, pieces, cast("Carrier", client).PushObject)
+        push = pusher(lay, SERVER, run, told.session_id)
         with suppress(ObjectPushError):  # its site holds all of it, and has taken it
             given(parcel.pieces, push, set(told.objects_to_push))
     return parcel
 
 
-def _pulled(client: RuntimeHttpClient, run: int, pull: Pull, head: Message, root: str) -> Message:
+def _pulled(
+    client: RuntimeHttpClient, run: int, take: Callable[[Message, str], Message], head: Message, root: str
+) -> Message:
     try:
-        message = taken(head, root, pull)
+        message = take(head, root)
     except (WireError, ObjectPullError) as error:
         return make_message(head.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
     if not is_whole(head):

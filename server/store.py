@@ -3,15 +3,17 @@
 SQLite lets one write at a time, and has the others look again after pauses of up to a tenth of a second. So
 what is written is short here, and rare:
 
-    a piece           is a file before the database is asked for anything; most are gone again before the
-                      disk has heard of them. Nothing is flushed: a power failure ends the run that the
-                      pieces belong to, and the next one has its own.
+    a piece           is a file before the database is asked for anything, and a server application writes
+                      its own there itself; most are gone again before the disk has heard of them. Nothing
+                      is flushed: a power failure ends the run that the pieces belong to, and the next one
+                      has its own.
     a slow line       keeps its message open as long as bytes come
     a silent process  is looked for once a second, and not with every request
     a run's bytes     are not counted: they are in our own record
 """
 
 import os
+import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -41,11 +43,25 @@ class Kept(bytes):
     __slots__ = ()
 
 
+@contextmanager
+def new_file(folder: Path, name: str) -> Generator[tuple[str, BinaryIO]]:
+    """Yield a file to write the piece `name` to, and what it is called: `name`, a dot, 32 hexadecimal digits.
+
+    It is gone afterwards, unless `PieceStore.put` has taken it.
+    """
+    path = folder / f"{name}.{uuid4().hex}"
+    with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
+        try:
+            yield path.name, file
+        finally:
+            path.unlink(missing_ok=True)
+
+
 class Incoming:
     """A piece that is being written down, under a name of its own."""
 
-    def __init__(self, name: str, path: Path, file: BinaryIO) -> None:
-        self._name, self._path, self._file, self._digest = name, path, file, sha256()
+    def __init__(self, name: str, place: str, file: BinaryIO) -> None:
+        self._name, self._place, self._file, self._digest = name, place, file, sha256()
 
     def write(self, block: bytes) -> None:
         """Write the next bytes down."""
@@ -57,7 +73,7 @@ class Incoming:
         if self._digest.hexdigest() != self._name:
             raise ValueError(f"piece {self._name} is another one by its content")
         self._file.flush()
-        return Kept(self._path.name.encode())
+        return Kept(self._place.encode())
 
 
 class PieceStore(SqlObjectStore):
@@ -82,12 +98,14 @@ class PieceStore(SqlObjectStore):
     @contextmanager
     def incoming(self, name: str) -> Generator[Incoming]:
         """Yield a place for a piece that comes; it is gone afterwards, unless `put` has taken it."""
-        path = self.path(f"{name}.{uuid4().hex}")
-        with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
-            try:
-                yield Incoming(name, path, file)
-            finally:
-                path.unlink(missing_ok=True)
+        with new_file(self._folder, name) as (place, file):
+            yield Incoming(name, place, file)
+
+    def lying(self, name: str, place: str) -> Kept:
+        """Return for `put` a piece that a server application has written; `ValueError` where it has not."""
+        if not (re.fullmatch(rf"{name}\.[0-9a-f]{{32}}", place) and self.path(place).is_file()):
+            raise ValueError(f"piece {name} is not where it is said to be")
+        return Kept(place.encode())
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Keep a piece that `incoming` has taken in; `ValueError` where it came another way."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flwr.app import Message
 
 from protocol.messages import Reply, pack_reply, unpack_task
-from protocol.pieces import fresh
+from protocol.room import Room, free
 from protocol.update import Update
 
 
@@ -13,7 +13,7 @@ class Hand:
     """Answers at once with what it was sent as the update, or is dead."""
 
     def __init__(self, *, alive: bool = True) -> None:
-        self.alive, self.asked = alive, list[tuple[Message, str]]()
+        self.alive, self.asked, self._room = alive, list[tuple[Message, str]](), Room()
 
     def send(self, message: Message, objection: str = "") -> None:
         if not self.alive:
@@ -21,7 +21,8 @@ class Hand:
         self.asked.append((message, objection))
 
     def room(self, sizes: Sequence[int]) -> list[memoryview]:
-        return fresh(sizes)
+        self._room = free(self._room)
+        return self._room.views(sizes)
 
     def receive(self) -> Message:
         message, objection = self.asked[-1]

@@ -44,7 +44,7 @@ def forged_tasks(folder: Path) -> dict[str, RecordDict]:
 def main(grid: Grid, context: Context) -> None:
     """Send all, to one site after the other, and wait for all answers."""
     folder = Path(str(context.run_config["folder"]))
-    for where, name, value in changes(folder):
+    for where, name, value in changes(folder / "no pieces"):
         setattr(where, name, value)
     nodes = sorted(grid.get_node_ids())
     tasks = forged_tasks(folder)

@@ -80,7 +80,7 @@ def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_that_believes_a_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Incoming, "kept", lambda piece: Kept(piece._path.name.encode()))
+    monkeypatch.setattr(Incoming, "kept", lambda piece: Kept(piece._place.encode()))
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_a_piece_under_another_name_is_refused(tmp_path)
 
