@@ -103,7 +103,9 @@ def deployed(federation: Federation, recipe: Recipe) -> tuple[Path, dict[str, Us
 
     def over() -> bool:
         nonlocal last
-        last = used(conductor) or last
+        if (found := used(conductor)) is not None:
+            last = found
+            return False
         submitted = read_submission(run)
         if status_of(run) == "finished":
             return True

@@ -54,7 +54,7 @@ from privacy.certificates import node_key
 from protocol import carriage, logs
 from protocol.children import end_by_signals
 from protocol.errors import WireError
-from protocol.pieces import Parts, given, is_whole, packed, taken
+from protocol.pieces import Parts, Place, given, is_whole, packed, taken
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
@@ -72,7 +72,7 @@ class Line(NamedTuple):
     send: Callable[[Message, ObjectTree, float], tuple[set[str], str]]
     get_run: Callable[[int], Run]
     get_fab: Callable[[str, int], Fab]
-    pull: Callable[[int, str], Parts]
+    pull: Callable[[int, Place], None]
     push: Callable[[int, str, str, Parts], None]
     confirm: Callable[[int, str], None]
 

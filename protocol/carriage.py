@@ -21,7 +21,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
-from io import FileIO
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -41,7 +40,7 @@ from httpcore import ReadError, ReadTimeout
 from httpcore._backends.sync import SyncStream
 from httpcore._exceptions import map_exceptions
 
-from protocol.pieces import Parts
+from protocol.pieces import Parts, Place, Pull, put
 
 FOR_SITES, FOR_APPS = "/v1/fleet/", "/v1/runtime/"
 """Flower's doors: the paths under which its server is asked by sites, and by server applications."""
@@ -63,6 +62,13 @@ class Pushed(NamedTuple):
 
     request: PushObjectRequest
     parts: Parts
+
+
+class Pulled(NamedTuple):
+    """Flower's request to fetch a piece, and where to put it."""
+
+    request: PullObjectRequest
+    place: Place
 
 
 def in_header(request: PushObjectRequest | PullObjectRequest) -> dict[str, str]:
@@ -88,12 +94,12 @@ def pusher(
     return given
 
 
-def puller(pull: Callable[[PullObjectRequest], Parts], node: Node, run: int) -> Callable[[str], Parts]:
-    """Return what fetches a piece by its name.
+def puller(pull: Callable[[Pulled], None], node: Node, run: int) -> Pull:
+    """Return what fetches a piece.
 
     It raises `ObjectPullError` where nobody has heard of it, `ObjectUnavailableError` where it is on its way.
     """
-    return lambda name: pull(PullObjectRequest(node=node, run_id=run, object_id=name))
+    return lambda place: pull(Pulled(PullObjectRequest(node=node, run_id=run, object_id=place.name), place))
 
 
 class Carrier(ProtobufClient):
@@ -111,18 +117,18 @@ class Carrier(ProtobufClient):
 
         return self._tried(once)
 
-    def PullObject(self, asked: PullObjectRequest) -> Parts:  # noqa: N802 - Flower's name
-        """Fetch a piece; raises `ObjectPullError` or `ObjectUnavailableError`."""
+    def PullObject(self, asked: Pulled) -> None:  # noqa: N802 - Flower's name
+        """Put a piece into its place; raises `ObjectPullError` or `ObjectUnavailableError`."""
 
-        def once() -> Parts:
-            with self._answered(PULL, asked) as answer:
+        def once() -> None:
+            with self._answered(PULL, asked.request) as answer:
                 if answer.status_code == HTTPStatus.NOT_FOUND:
-                    raise ObjectPullError(asked.object_id, "nobody has announced it.")
+                    raise ObjectPullError(asked.place.name, "nobody has announced it.")
                 if answer.status_code == HTTPStatus.TOO_EARLY:
-                    raise ObjectUnavailableError(asked.object_id)
-                return list(answer.iter_raw())
+                    raise ObjectUnavailableError(asked.place.name)
+                put(asked.place, answer.iter_raw())
 
-        return self._tried(once)
+        self._tried(once)
 
     def _tried(self, once: Callable[[], T]) -> T:
         """Do it once, or as often as this client tries again; a site's is tried again by who calls it."""
@@ -151,13 +157,6 @@ def blocks(parts: Parts) -> Iterator[bytes]:
     """Yield bytes in blocks, as a request's body must be."""
     for part in map(memoryview, parts):
         yield from (bytes(part[at : at + BLOCK_BYTES]) for at in range(0, len(part), BLOCK_BYTES))
-
-
-def in_blocks(file: FileIO) -> Iterator[bytes]:
-    """Yield what a file holds, and close it."""
-    with file:
-        while block := file.read(BLOCK_BYTES):
-            yield block
 
 
 def read(stream: SyncStream, most: int, timeout: float | None = None) -> bytes:

@@ -36,6 +36,14 @@ from protocol.logs import entry
 LOOPBACK = "127.0.0.1"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """In the environment of Flower's own programs: they call nobody but us."""
+_MALLOC = {
+    "hugetlb": 1,  # large pages: the kernel clears, and is asked for, one where it was five hundred
+    "mmap_threshold": 32_000_000,  # what is smaller is used again, and not given back and cleared anew
+    "trim_threshold": 64_000_000,
+    "arena_max": 2,  # each thread would keep its own
+}
+MEMORY = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items())}
+"""In the environment of all: how the C library gives memory to a process that moves models about."""
 
 LOG_BYTES, LOG_FILES = 10_000_000, 5
 STOP_S, STEADY_S, LONGEST_PAUSE_S = 5.0, 60.0, 10.0
@@ -113,7 +121,7 @@ class Child:
     def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - words of our own
             [sys.executable, "-P", "-m", "protocol.leash", str(os.getpid()), *self.program.words],
-            env={**os.environ, **self.program.environment},
+            env={**MEMORY, **os.environ, **self.program.environment},
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

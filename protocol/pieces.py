@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -53,7 +53,6 @@ FOLDED = "folded"
 Part = bytes | bytearray | memoryview
 Parts = Sequence[Part]
 """Bytes in one or more stretches of memory."""
-Pull = Callable[[str], Iterable[Part]]
 Push = Callable[[str, Parts], None]
 Places = Callable[[Sequence[int]], list[memoryview]]
 """Gives memory for vectors of so many bytes each."""
@@ -68,6 +67,17 @@ _MALFORMED = (
     MemoryError,
     DecodeError,
 )
+
+
+class Place(NamedTuple):
+    """Where a piece goes: under its name, the stretches of memory that it is to fill."""
+
+    name: str
+    stretches: Parts
+
+
+Pull = Callable[[Place], None]
+"""Puts a piece into its place."""
 
 
 @dataclass(frozen=True)
@@ -195,19 +205,19 @@ def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places, lying:
     names, sizes = cast("list[str]", told["pieces"]), cast("list[int]", told["sizes"])
     vectors = room(sizes)
 
-    def put(name: str, place: Parts) -> None:
-        if name not in lying or _name(place) != name:
-            _put(place, pull(name))
+    def fill(name: str, stretches: Parts) -> None:
+        if name not in lying or _name(stretches) != name:
+            pull(Place(name, stretches))
 
-    _two_at_a_time(put, list(zip(names, cuts(vectors), strict=True)))
+    _two_at_a_time(fill, list(zip(names, cuts(vectors), strict=True)))
     for array, data in zip(arrays_in(message.content), vectors, strict=True):
         array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
 
 
-def _put(place: Parts, parts: Iterable[Part]) -> None:
-    """Fill the stretches of a place with what comes; `ValueError` if that is not as long."""
+def put(place: Place, parts: Iterable[Part]) -> None:
+    """Fill a place with what comes; `ValueError` if that is not as long."""
     coming, rest = iter(parts), memoryview(b"")
-    for stretch in map(memoryview, place):
+    for stretch in map(memoryview, place.stretches):
         filled = 0
         while filled < len(stretch):
             rest = rest or memoryview(next(coming, b""))
@@ -220,15 +230,15 @@ def _put(place: Parts, parts: Iterable[Part]) -> None:
         raise ValueError("more bytes than announced")
 
 
-def _patiently(pull: Pull, name: str) -> Iterable[Part]:
+def _patiently(pull: Pull, place: Place) -> None:
     began = time.monotonic()
     while True:
         try:
-            return pull(name)
+            return pull(place)
         except ObjectUnavailableError:
             waited = time.monotonic() - began
         if waited > PULL_MAX_TIME:
-            raise ObjectPullError(name, f"its sender did not deliver it within {PULL_MAX_TIME} s")
+            raise ObjectPullError(place.name, f"its sender did not deliver it within {PULL_MAX_TIME} s")
         time.sleep(pause(waited, LONGEST_PAUSE_S))
 
 

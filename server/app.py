@@ -148,7 +148,7 @@ def attend(plans: Sequence[Plan], wire: Wire, state: State, book: Book) -> RunRe
     except Exception:
         book.finish("failed")
         raise
-    book.finish("finished")
+    book.finish("finished", state)
     return book.record
 
 

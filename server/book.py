@@ -118,14 +118,14 @@ class Book:
         log.warning("ended after round %d of %d: %s", self.rounds_done, self._recipe.all_rounds, why)
         self.record = replace(self.record, early=why)
 
-    def finish(self, status: str) -> None:
-        """Write the whole record and the report, and close the tracking run."""
+    def finish(self, status: str, state: State | None = None) -> None:
+        """Write the whole record, the report and the model of `state`, and close the tracking run."""
         self.record = replace(self.record, status=status)
         files.write_text(self.folder / "record.json", to_json(self.record))
         files.write_text(self.folder / "report.html", render(self.record, self._recipe, ()))
-        if status == "finished":
+        if state is not None:
             files.write_text(self.folder / card.FILE, card.card(self.record, self._recipe))
-            export.keep(self.folder, self._recipe)
+            export.keep(self.folder, self._recipe, state)
         if self._tracker is not None:
             self._tracker.finish(status)
 

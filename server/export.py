@@ -12,7 +12,7 @@ from models.exported import load, write_model
 from models.flat import Flat
 from protocol.groups import PRIVATE
 from protocol.recipe import Head, Recipe, build
-from server import checkpoint
+from strategies.base import State
 from strategies.catalogue import STRATEGIES
 
 Shape = tuple[int, ...]
@@ -25,12 +25,13 @@ _load_pyfunc = load  # MLflow's hook, found by its name
 
 def kept_at_sites(recipe: Recipe) -> bool:
     """Say whether a part of the network never leaves the sites, so that nobody else has all of it."""
-    return PRIVATE in _flat(recipe).vectors
+    private = build(STRATEGIES, recipe.strategy, "strategy").local.private
+    return PRIVATE in Flat(build_model(recipe), private).vectors
 
 
 def shapes(recipe: Recipe) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Return modality -> shape in and head -> shape out, with -1 for what may vary."""
-    space = (-1,) * _flat(recipe).model.axes
+    space = (-1,) * build_model(recipe).axes
     image = (-1, 1, *space)
     inputs: dict[str, Shape] = {
         n: (-1, m.features) if m.kind == "table" else image for n, m in recipe.modalities.items()
@@ -43,21 +44,15 @@ def _shape_out(head: Head, space: Shape) -> Shape:
     return (-1, channels, *space) if head.kind == "segmentation" else (-1, channels)
 
 
-def _flat(recipe: Recipe) -> Flat:
-    return Flat(build_model(recipe), build(STRATEGIES, recipe.strategy, "strategy").local.private)
-
-
-def keep(folder: Path, recipe: Recipe) -> None:
+def keep(folder: Path, recipe: Recipe, state: State) -> None:
     """Write the final parameters of the run in `folder` as its model, instead of an earlier one.
 
     Where a part of the network stayed at the sites there is none to write.
     """
-    if kept_at_sites(recipe):
+    if PRIVATE in state.layout.groups:
         return
     target, partial = folder / MODEL, folder / f"{MODEL}.partial"
-    vectors = checkpoint.load(folder / "checkpoints").vectors
-    parameters = {key.partition("/")[2]: v for key, v in vectors.items() if key.startswith("parameters/")}
     shutil.rmtree(partial, ignore_errors=True)
-    write_model(partial, recipe, parameters)
+    write_model(partial, recipe, state.parameters)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

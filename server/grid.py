@@ -11,6 +11,7 @@ Its patience   a reply that is no message at all is an answer that failed, and n
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import cast
 
@@ -32,9 +33,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from protocol import carriage
-from protocol.carriage import FOR_APPS, Carrier, Pushed, in_blocks, puller, pusher
+from protocol.carriage import FOR_APPS, Carrier, Pushed, puller, pusher
 from protocol.errors import WireError
-from protocol.pieces import Parcel, Part, Pull, given, is_whole, packed, taken
+from protocol.pieces import Parcel, Place, Pull, given, is_whole, packed, taken
 from protocol.room import Room, free
 from server.store import new_file
 
@@ -88,12 +89,26 @@ def changes(pieces: Path) -> list[tuple[type, str, object]]:
     ]
 
 
-def in_place(pieces: Path, pull: Pull, name: str) -> Iterable[Part]:
-    """Return a piece as the SuperLink has written it down; from the SuperLink where that is not there."""
+def in_place(pieces: Path, pull: Pull, place: Place) -> None:
+    """Read a piece as the SuperLink has written it down; fetch it where that is not there."""
     try:
-        return in_blocks((pieces / name).open("rb", buffering=0))
+        file = (pieces / place.name).open("rb", buffering=0)
     except FileNotFoundError:
-        return pull(name)
+        pull(place)
+        return
+    with file:
+        _read(file, place)
+
+
+def _read(file: FileIO, place: Place) -> None:
+    for stretch in map(memoryview, place.stretches):
+        filled = 0
+        while filled < len(stretch):
+            if not (count := file.readinto(stretch[filled:])):
+                raise ValueError("fewer bytes than announced")
+            filled += count
+    if file.read(1):
+        raise ValueError("more bytes than announced")
 
 
 def laid(pieces: Path, push: Callable[[Pushed], bool], asked: Pushed) -> bool:

@@ -52,7 +52,7 @@ from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, pat
 from privacy.certificates import node_key as node_private_key
 from protocol.carriage import ABOUT, Carrier, in_header, puller, pusher
 from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
-from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Push, given, packed
+from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Place, Push, given, packed
 from server import carriage, superlink
 from server import grid as our_grid
 from server.control import Control, control, node_key
@@ -271,11 +271,12 @@ def test_a_piece_is_given_by_and_to_those_who_may(tmp_path: Path, monkeypatch: p
         name, parts = list(parcel.pieces.items())[-1]
         ours, theirs = cast("Carrier", grid._runtime_client), cast("Carrier", site)
         node = Node(node_id=known.number)
+        place = [bytearray(len(part)) for part in parts]
         pull = puller(theirs.PullObject, node, run)
         with pytest.raises(ObjectUnavailableError):
-            pull(name)
+            pull(Place(name, place))
         with pytest.raises(ObjectPullError):
-            pull("0" * 64)
+            pull(Place("0" * 64, place))
         for client, asker in ((ours, SERVER), (theirs, node)):
             with pytest.raises(ObjectPushError):
                 pusher(client.PushObject, asker, run, "another session")(name, parts)
@@ -284,15 +285,16 @@ def test_a_piece_is_given_by_and_to_those_who_may(tmp_path: Path, monkeypatch: p
         with _refused(413):
             pusher(ours.PushObject, SERVER, run, session)(name, [bytes(PIECE_BYTES + 1)])
         with _refused(401):
-            puller(theirs.PullObject, Node(node_id=known.number + 1), run)(name)
+            puller(theirs.PullObject, Node(node_id=known.number + 1), run)(Place(name, place))
         with pytest.raises(ObjectUnavailableError):  # nothing of all that was stored
-            pull(name)
+            pull(Place(name, place))
         monkeypatch.setattr(carriage, "TELL_S", -1.0)
         told = list[str]()
         monkeypatch.setattr(ShortState, "keep_open", lambda _, session: told.append(session))
         pusher(ours.PushObject, SERVER, run, session)(name, parts)
         assert told == [session] * len(told) != []
-        assert b"".join(pull(name)) == b"".join(parts)
+        pull(Place(name, place))
+        assert b"".join(place) == b"".join(parts)
         trust = ssl.create_default_context(cadata=trusted.decode())
         for request, status in (
             (in_header(PullObjectRequest(node=node, run_id=run, object_id=name)), 401),

@@ -2,7 +2,7 @@
 
 import threading
 import tracemalloc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from typing import Any
 
@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from protocol import pieces
 from protocol.errors import WireError
 from protocol.messages import Task, pack_task, unpack_task
-from protocol.pieces import FOLDED, Parcel, Parts, Pull, given, is_whole, packed, taken
+from protocol.pieces import FOLDED, Parcel, Parts, Place, Pull, given, is_whole, packed, put, taken
 from protocol.room import Room
 from protocol.update import Vectors
 from sim.inprocess import identify
@@ -61,7 +61,12 @@ def _take(parcel: Parcel, pull: Pull) -> Message:
 
 def _from(store: dict[str, bytes], block: int = 1000) -> Pull:
     """Pull as a line does: what is stored, in blocks."""
-    return lambda name: [store[name][at : at + block] for at in range(0, len(store[name]), block)]
+
+    def pull(place: Place) -> None:
+        held = store[place.name]
+        put(place, (held[at : at + block] for at in range(0, len(held), block)))
+
+    return pull
 
 
 @pytest.mark.parametrize(("numbers", "more"), [(0, 0), (200_000, 0), (LARGE, 1), (9 * LARGE, 1)])
@@ -175,12 +180,12 @@ def test_no_more_comes_at_a_time_than_is_asked_for() -> None:
     parcel, now, most = _parcel({f"g{n}": torch.rand(LARGE) for n in range(6)}), 0, 0
     store, lock = _given(parcel), threading.Lock()
 
-    def pull(name: str) -> Iterator[bytes]:
+    def pull(place: Place) -> None:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
-        yield from _from(store, 1_000_000)(name)
+        _from(store, 1_000_000)(place)
         with lock:
             now -= 1
 
@@ -198,9 +203,9 @@ class Hall:
         self.pulled.clear()
         assert self.room.is_free()
 
-        def pull(name: str) -> list[bytes]:
-            self.pulled.append(name)
-            return [self.store[name]]
+        def pull(place: Place) -> None:
+            self.pulled.append(place.name)
+            put(place, [self.store[place.name]])
 
         head = _over(parcel.head)
         return unpack_task(taken(head, parcel.tree.object_id, pull, self.room.views, lying)).vectors
@@ -245,12 +250,12 @@ def test_a_piece_that_is_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatc
     store, missing, pauses = _given(parcel), 5, list[float]()
     monkeypatch.setattr(pieces.time, "sleep", pauses.append)
 
-    def pull(name: str) -> list[bytes]:
+    def pull(place: Place) -> None:
         nonlocal missing
         if missing:
             missing -= 1
-            raise flower.ObjectUnavailableError(name)
-        return [store[name]]
+            raise flower.ObjectUnavailableError(place.name)
+        put(place, [store[place.name]])
 
     assert unpack_task(_take(parcel, pull)).round == 1
     assert len(pauses) == 5
@@ -258,8 +263,8 @@ def test_a_piece_that_is_on_its_way_is_waited_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_piece_that_is_never_delivered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pull(name: str) -> list[bytes]:
-        raise flower.ObjectUnavailableError(name)
+    def pull(place: Place) -> None:
+        raise flower.ObjectUnavailableError(place.name)
 
     monkeypatch.setattr(pieces, "PULL_MAX_TIME", -1)
     with pytest.raises(flower.ObjectPullError, match="did not deliver"):
