@@ -39,7 +39,7 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _MALLOC = {
     "hugetlb": 1,  # large pages: the kernel clears, and is asked for, one where it was five hundred
     "mmap_threshold": 32_000_000,  # what is smaller is used again, and not given back and cleared anew
-    "trim_threshold": 64_000_000,
+    "trim_threshold": 8_000_000,
     "arena_max": 2,  # each thread would keep its own
 }
 MEMORY = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _MALLOC.items())}
