@@ -1,16 +1,24 @@
 """What we change of Flower's Grid, and that Flower still has it; the whole way is in test_supernode."""
 
 import inspect
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 from httpcore._backends.sync import SyncStream
 
+from protocol.carriage import Pushed
 from protocol.pieces import Place, Pull, put
-from server.grid import changes, in_place
+from server.grid import changes, in_place, laid
+from server.store import FOLDER, PieceStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
+
+PIECE = b"a piece of a model"
+NAME = sha256(PIECE).hexdigest()
 REPLACED = [(HttpGrid, "push_messages"), (HttpGrid, "pull_messages"), (SyncStream, "read")]
 
 
@@ -46,3 +54,41 @@ def _read(folder: Path, pull: Pull, name: str, *sizes: int) -> bytes:
     stretches = [bytearray(size) for size in sizes]
     in_place(folder, pull, Place(name, stretches))
     return b"".join(stretches)
+
+
+def _asked(name: str = NAME) -> Pushed:
+    return Pushed(PushObjectRequest(object_id=name), [b"a piece ", b"of a model"])
+
+
+def test_a_piece_is_written_down_where_the_superlink_keeps_them(tmp_path: Path) -> None:
+    store = PieceStore(str(tmp_path / "state.db"))
+    store.initialize()
+    store.preregister(7, ObjectTree(object_id="1" * 64, children=[ObjectTree(object_id=NAME)]))
+    folder = tmp_path / FOLDER
+
+    def push(asked: Pushed) -> bool:
+        assert not asked.parts
+        store.put(NAME, store.lying(NAME, asked.request.object_content.decode()))
+        return True
+
+    assert laid(folder, push, _asked())
+    assert [path.name for path in folder.iterdir()] == [NAME]
+    assert (folder / NAME).read_bytes() == PIECE
+    assert (folder / NAME).stat().st_mode & 0o777 == 0o600
+    assert not laid(folder, lambda asked: False, _asked("2" * 64))
+    assert [path.name for path in folder.iterdir()] == [NAME]
+
+
+def test_a_piece_is_sent_where_no_folder_is_to_be_seen(tmp_path: Path) -> None:
+    sent = list[Pushed]()
+    assert laid(tmp_path / "elsewhere", lambda asked: not sent.append(asked), _asked())
+    assert [(each.request.object_content, b"".join(each.parts)) for each in sent] == [(b"", PIECE)]
+
+
+@pytest.mark.parametrize("place", ["", NAME, f"{NAME}.{'0' * 32}", f"../{NAME}.{'0' * 32}", "../state.db"])
+def test_a_piece_that_is_not_where_it_is_said_to_be_is_refused(tmp_path: Path, place: str) -> None:
+    store = PieceStore(str(tmp_path / "state.db"))
+    store.initialize()
+    (tmp_path / f"{NAME}.{'0' * 32}").write_bytes(PIECE)
+    with pytest.raises(ValueError, match="is not where"):
+        store.lying(NAME, place)
