@@ -5,8 +5,7 @@ what is written is short here, and rare:
 
     a piece           is a file before the database is asked for anything, and a server application writes
                       its own there itself; most are gone again before the disk has heard of them. Nothing
-                      is flushed: a power failure ends the run that the pieces belong to, and the next one
-                      has its own.
+                      is flushed: what a power failure has taken is asked for again.
     a slow line       keeps its message open as long as bytes come
     a silent process  is looked for once a second, and not with every request
     a run's bytes     are not counted: they are in our own record
@@ -18,7 +17,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -28,7 +27,8 @@ from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 from flwr.supercore.date import now
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
-from sqlalchemy import make_url, update
+from flwr.supercore.state.schema.objectstore_models import StoredObject
+from sqlalchemy import make_url, select, update
 
 FOLDER = "pieces"
 IN_A_FILE = b"\0"
@@ -84,9 +84,10 @@ class PieceStore(SqlObjectStore):
         self._folder = Path(str(make_url(self.database_url).database)).parent / FOLDER
 
     def initialize(self, *arguments: Any, **named: Any) -> list[str]:
-        """Open the database, and remove files that a crash has left without a line in it."""
+        """Open the database; what a crash has left as a file alone, or as a line alone, is gone."""
         tables = super().initialize(*arguments, **named)
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._strike_lost()
         for path in self._folder.iterdir():
             self._clear_away(path.name)
         return tables
@@ -120,10 +121,27 @@ class PieceStore(SqlObjectStore):
         super().delete(object_id)
         self._clear_away(object_id)
 
+    def _strike_lost(self) -> None:
+        """Note that pieces are not there whose files never reached the disk, or not as they were."""
+        there = select(StoredObject.object_id).where(StoredObject.content == IN_A_FILE)
+        with self.session() as session:
+            for name in filter(None, session.scalars(there).all()):
+                if not _is_whole(self.path(name)):
+                    lost = update(StoredObject).where(StoredObject.object_id == name)
+                    session.execute(lost.values(content=b"", is_available=0))
+
     def _clear_away(self, name: str) -> None:
         """Remove a file of which the database does not know."""
         if self.get(name) != IN_A_FILE:
             self.path(name).unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == path.name
+    except FileNotFoundError:
+        return False
 
 
 class ShortState(SqlLinkState):

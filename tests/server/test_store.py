@@ -12,6 +12,7 @@ from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from sqlalchemy import update
 
+from server import store as store_module
 from server.store import FOLDER, IN_A_FILE, Incoming, Kept, PieceStore, ShortState
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
@@ -71,6 +72,28 @@ def test_what_a_crash_left_is_removed_and_what_is_in_use_stays(tmp_path: Path) -
     (tmp_path / FOLDER / ("0" * 64)).write_bytes(b"nobody's")
     _opened(tmp_path)
     assert _files(tmp_path) == {NAME}
+
+
+@pytest.mark.parametrize("left", [None, b"", PIECE[:-1], bytes(len(PIECE))])
+def test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path: Path, left: bytes | None) -> None:
+    """The database had reached the disk, and the piece had not, or not all of it."""
+    _put(_opened(tmp_path), "one")
+    path = tmp_path / FOLDER / NAME
+    path.unlink() if left is None else path.write_bytes(left)
+    store = _opened(tmp_path)
+    assert not _files(tmp_path)
+    assert store.preregister(RUN, _tree("one")) == [NAME, _tree("one").object_id]
+    _put(store, "one")
+    assert path.read_bytes() == PIECE
+    assert NAME not in _opened(tmp_path).preregister(RUN, _tree("one"))
+
+
+def test_a_store_that_believes_its_database_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_is_whole", lambda path: True)
+    with pytest.raises(AssertionError):
+        test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path, None)
 
 
 def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
