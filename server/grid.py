@@ -4,7 +4,8 @@ Its pieces     as `protocol.pieces` has them and `protocol.carriage` carries the
                model four times, and waits a second or two for a reply that is still on its way. The
                SuperLink is on the same machine: a task's are written down where it keeps them, and a
                reply's are read there.
-Its memory     one reply lies where the one before lay, once nobody looks at that any more.
+Its memory     one reply lies where the one before lay, once nobody looks at that any more. It may be some
+               times as large as the largest task: one piece that is named again and again would fill it.
 Its patience   a reply that is no message at all is an answer that failed, and not the run's end.
 """
 
@@ -41,6 +42,8 @@ from server.store import new_file
 
 SERVER = Node(node_id=SUPERLINK_NODE_ID)
 """As whom a server application asks."""
+TIMES, SPARE_BYTES = 4, 64_000_000
+"""What a reply may have: so many times the largest task, for what a strategy sends besides, and some more."""
 
 
 class StraightGrid(HttpGrid):
@@ -51,9 +54,12 @@ class StraightGrid(HttpGrid):
 
     pieces: Path
     replies: Room | None = None
+    largest: int = 0
 
     def room(self, sizes: Sequence[int]) -> list[memoryview]:
-        """Return memory for a reply's vectors, of so many bytes each."""
+        """Return memory for a reply's vectors, of so many bytes each; `ValueError` for too many."""
+        if sum(sizes) > TIMES * self.largest + SPARE_BYTES:
+            raise ValueError(f"{sum(sizes)} bytes in answer to {self.largest}")
         self.replies = free(self.replies)
         return self.replies.views(sizes)
 
@@ -63,6 +69,7 @@ class StraightGrid(HttpGrid):
         for message in messages:
             before = _pushed(self._runtime_client, self.run.run_id, self.pieces, message, before)
             names.append(before.tree.object_id)
+            self.largest = max(self.largest, sum(len(p) for parts in before.pieces.values() for p in parts))
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -82,6 +89,7 @@ def changes(pieces: Path) -> list[tuple[type, str, object]]:
     return [
         (HttpGrid, "pieces", pieces),
         (HttpGrid, "replies", None),
+        (HttpGrid, "largest", 0),
         (HttpGrid, "room", ours["room"]),
         (HttpGrid, "push_messages", ours["push_messages"]),
         (HttpGrid, "pull_messages", ours["pull_messages"]),

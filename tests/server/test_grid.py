@@ -12,7 +12,7 @@ from httpcore._backends.sync import SyncStream
 
 from protocol.carriage import Pushed
 from protocol.pieces import Place, Pull, put
-from server.grid import changes, in_place, laid
+from server.grid import SPARE_BYTES, TIMES, StraightGrid, changes, in_place, laid
 from server.store import FOLDER, PieceStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
@@ -48,6 +48,21 @@ def test_a_piece_of_another_length_is_noticed(tmp_path: Path, sizes: tuple[int, 
     (tmp_path / "here").write_bytes(b"piece")
     with pytest.raises(ValueError, match="bytes than announced"):
         _read(tmp_path, lambda place: None, "here", *sizes)
+
+
+def test_a_reply_is_some_times_as_large_as_a_task_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = StraightGrid.__new__(StraightGrid)
+    sizes = [SPARE_BYTES // 2] * 3
+    with pytest.raises(ValueError, match="in answer to 0"):
+        grid.room(sizes)
+    grid.largest = SPARE_BYTES // 2 // TIMES
+    assert [len(place) for place in grid.room(sizes)] == sizes
+    monkeypatch.setattr("server.grid.SPARE_BYTES", 10**18)
+    with (
+        pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"),
+        pytest.raises(ValueError, match="answer"),
+    ):
+        StraightGrid.room(grid, [10**10])
 
 
 def _read(folder: Path, pull: Pull, name: str, *sizes: int) -> bytes:
