@@ -30,6 +30,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import NamedTuple, NoReturn, cast
 
@@ -61,6 +62,8 @@ log = logging.getLogger("consilium.supernode")
 
 LOOK_S, LONGEST_PAUSE_S = 1.0, 5.0
 """The longest pauses: between two questions whether there is work, and before trying a lost line again."""
+BROKE = Event()
+"""Set where something was asked again over a line that had broken."""
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
@@ -99,13 +102,21 @@ def keep_line(connect: Connect, launcher: Launcher) -> None:
 
 
 def serve(line: Line, launcher: Launcher) -> None:
-    """Do what is asked over `line` until it fails."""
+    """Do what is asked over `line` until it fails.
+
+    A server that died may have noted a task as handed out that never came. Where nothing comes after a line
+    had broken, the line is made anew: then the coordinator asks again for what it waits for.
+    """
     bundle = lru_cache(maxsize=1)(line.bundle)
     heard = time.monotonic()
     while True:
         asked = time.monotonic()
+        BROKE.clear()
         if step(line, launcher, bundle):
             heard = time.monotonic()
+        elif BROKE.is_set():
+            log.info("the line had broken: made anew, so that what was on it is sent again")
+            return
         else:
             now = time.monotonic()
             time.sleep(pause(now - heard, LOOK_S, now - asked))
@@ -209,6 +220,7 @@ def patient() -> RetryInvoker:
 
     def gives_up(error: Exception) -> bool:
         log.warning("no answer: %s", error)
+        BROKE.set()
         if is_sent_away(error):
             return True
         return not is_broken_line(error) and hopeless is not None and hopeless(error)

@@ -16,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import cast
 
+import httpx
 from flwr.app import Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -128,7 +129,12 @@ def laid(pieces: Path, push: Callable[[Pushed], bool], asked: Pushed) -> bool:
             file.write(part)
         file.flush()
         asked.request.object_content = place.encode()
-        return push(Pushed(asked.request, ()))
+        try:
+            return push(Pushed(asked.request, ()))
+        except httpx.HTTPStatusError:
+            if (pieces / place).exists():
+                raise
+    return laid(pieces, push, asked)  # a SuperLink that was started anew has cleared it away
 
 
 def _pushed(

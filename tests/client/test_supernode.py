@@ -326,6 +326,33 @@ def test_a_message_of_a_run_that_has_ended_is_dropped_and_the_line_goes_on(
     assert "its run has ended" in caplog.text
 
 
+def test_a_line_that_had_broken_and_brings_nothing_is_made_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's server may have noted a task as handed out, and died before it was."""
+    caplog.set_level("INFO")
+    asked = list[bool]()
+
+    def receive() -> None:
+        asked.append(True)
+        if len(asked) == 2:
+            gives_up = patient().should_giveup
+            assert gives_up is not None
+            assert not gives_up(httpx.RemoteProtocolError("disconnected"))
+        if len(asked) > 2:
+            raise Ended
+
+    line: Any = SimpleNamespace(receive=receive, bundle=bytes)
+    launcher: Any = None
+    monkeypatch.setattr(supernode.time, "sleep", _at_once)
+    supernode.serve(line, launcher)
+    assert len(asked) == 2
+    assert "made anew" in caplog.text
+    monkeypatch.setattr(supernode.BROKE, "is_set", lambda: False)
+    with pytest.raises(Ended):  # the mutant that goes on
+        supernode.serve(line, launcher)
+
+
 def _at_once(seconds: float) -> None:
     del seconds
 

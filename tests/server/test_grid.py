@@ -4,6 +4,7 @@ import inspect
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
 import pytest
 from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -92,6 +93,22 @@ def test_a_piece_is_written_down_where_the_superlink_keeps_them(tmp_path: Path) 
     assert (folder / NAME).stat().st_mode & 0o777 == 0o600
     assert not laid(folder, lambda asked: False, _asked("2" * 64))
     assert [path.name for path in folder.iterdir()] == [NAME]
+
+
+def test_a_piece_that_a_new_superlink_has_cleared_away_is_written_again(tmp_path: Path) -> None:
+    answer, tried = httpx.Response(400, request=httpx.Request("POST", "https://localhost")), list[bytes]()
+
+    def push(asked: Pushed) -> bool:
+        tried.append(asked.request.object_content)
+        if len(tried) < 3:
+            (tmp_path / tried[-1].decode()).unlink()
+            answer.raise_for_status()
+        return (tmp_path / tried[-1].decode()).read_bytes() == PIECE
+
+    assert laid(tmp_path, push, _asked())
+    assert len(set(tried)) == 3
+    with pytest.raises(httpx.HTTPStatusError):  # it is there: whoever refuses it means it
+        laid(tmp_path, lambda asked: bool(answer.raise_for_status()), _asked())
 
 
 def test_a_piece_is_sent_where_no_folder_is_to_be_seen(tmp_path: Path) -> None:
