@@ -109,9 +109,12 @@ class PieceStore(SqlObjectStore):
         return Kept(place.encode())
 
     def put(self, object_id: str, object_content: bytes) -> None:
-        """Keep a piece that `incoming` has taken in; `ValueError` where it came another way."""
+        """Keep a piece that `incoming` has taken in, or Flower's own words in place of a reply."""
         if not isinstance(object_content, Kept):
-            raise ValueError(f"piece {object_id} came another way than pieces come")  # noqa: TRY004 - Flower's
+            with self.incoming(object_id) as piece:
+                piece.write(object_content)
+                self.put(object_id, piece.kept())
+            return
         super().put(object_id, IN_A_FILE)
         # Last, while the database is held: who finds the file may have it removed, but only after this.
         self.path(object_content.decode()).rename(self.path(object_id))
@@ -148,6 +151,12 @@ class ShortState(SqlLinkState):
     """Flower's state, which keeps others waiting for less."""
 
     _looks = 0.0
+
+    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        """Keep a piece that somebody brings; `ValueError` where it came another way than pieces come."""
+        if not isinstance(object_content, Kept):
+            raise ValueError(f"piece {object_id} came another way than pieces come")  # noqa: TRY004 - Flower's
+        return super().store_object(run_id, session_id, object_id, object_content)
 
     def keep_open(self, session_id: str) -> None:
         """Note that a piece is coming: Flower gives up on a message of which none came for long."""

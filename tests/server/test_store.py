@@ -109,14 +109,24 @@ def test_a_store_that_believes_a_name_is_caught(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("content", [PIECE, b"\0", b"\0../../stolen", f"{NAME}.half".encode()])
-def test_a_piece_that_came_another_way_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_piece_that_is_brought_another_way_is_refused(content: bytes) -> None:
+    state = ShortState.__new__(ShortState)
+    with pytest.raises(ValueError, match="another way"):
+        state.store_object(RUN, "a session", NAME, content)
+
+
+@pytest.mark.parametrize("content", [b"\0", b"\0../../stolen", f"{NAME}.half".encode()])
+def test_what_flower_says_itself_is_a_piece_as_any_other(tmp_path: Path, content: bytes) -> None:
+    """In place of a reply that never came, say: whoever asks for it is told so, and the run goes on."""
     store = _opened(tmp_path)
     store.preregister(RUN, _tree("one"))
     (tmp_path / FOLDER / f"{NAME}.half").write_bytes(b"another's, on its way")
-    with pytest.raises(ValueError, match="another way"):
+    with pytest.raises(ValueError, match="another one by its content"):
         store.put(NAME, content)
-    assert store.get(NAME) == b""
     assert _files(tmp_path) == {f"{NAME}.half"}
+    store.put(NAME, PIECE)
+    assert store.get(NAME) == IN_A_FILE
+    assert store.path(NAME).read_bytes() == PIECE
 
 
 def test_a_piece_that_nobody_announced_leaves_no_file(tmp_path: Path) -> None:
