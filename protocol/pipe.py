@@ -1,7 +1,7 @@
 """A whole message from one of our processes to another on this machine, through a pipe.
 
     head     the message without its vectors' bytes, as Flower's protobuf
-    sizes    of the vectors in bytes, and whether a room comes with them, as JSON
+    sizes    of the vectors in bytes, as JSON
     room     the memory that they lie in (`protocol.room`): whoever sends it has given it away, and gets it
              back with the next message
 
@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
+from operator import is_
 
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.app.message import make_message
@@ -32,50 +33,50 @@ class Channel:
 
     def room(self, sizes: Sequence[int]) -> list[memoryview]:
         """Return memory for vectors of so many bytes each, from which `send` need not copy them."""
-        self._places.clear()
+        self._places = []  # else they would be looked at
         self._room = free(self._room)
-        self._places += (places := self._room.views(sizes))
-        return places
+        self._places = self._room.views(sizes)
+        return self._places
 
     def send(self, message: Message) -> None:
         """Hand a whole message over; its vectors are not to be looked at afterwards.
 
-        What its sender has received is for the receiver to write to, unless somebody here looks at it still.
+        The room goes with every message, also with one that needs none: unless somebody here looks at what
+        was received in it, who then keeps it.
         """
         arrays = list(arrays_in(message.content)) if message.has_content() else []
         head = make_message(message.metadata, hollow(message.content)) if arrays else message
-        self._lay(arrays)
-        told = {"sizes": [len(array.data) for array in arrays], "room": self._room is not None}
+        room = self._laid(arrays)
         self.pipe.send_bytes(message_to_proto(head).SerializeToString())
-        self.pipe.send_bytes(json.dumps(told).encode())
-        if self._room is not None:
-            send_handle(self.pipe, self._room.handle, os.getpid())
-        self._room = None
+        self.pipe.send_bytes(json.dumps([len(array.data) for array in arrays]).encode())
+        send_handle(self.pipe, room.handle, os.getpid())
 
     def receive(self) -> Message:
         """Receive what `send` sent; its vectors can be written to. `EOFError` where the sender has ended."""
         message = message_from_proto(Proto.FromString(self.pipe.recv_bytes()))
-        told = json.loads(self.pipe.recv_bytes())
-        if told["room"]:
-            self._room = Room(recv_handle(self.pipe))
-            places = self._room.views(told["sizes"])
-            for array, place in zip(arrays_in(message.content), places, strict=True) if places else ():
-                array.data = place  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
+        sizes = json.loads(self.pipe.recv_bytes())
+        self._room = Room(recv_handle(self.pipe))
+        places = self._room.views(sizes)
+        for array, place in zip(arrays_in(message.content), places, strict=True) if places else ():
+            array.data = place  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
         return message
 
-    def _lay(self, arrays: Sequence[Array]) -> None:
-        """Have the vectors lie in the room, if there are any."""
-        lying, self._places = self._places, []
-        if not arrays or (len(lying) == len(arrays) and all(map(_is, arrays, lying))):
-            return
-        del lying
-        for array, place in zip(arrays, self.room([len(array.data) for array in arrays]), strict=True):
+    def _laid(self, arrays: Sequence[Array]) -> Room:
+        """Return the room in which the vectors lie, which is this end's no more."""
+        room, places = self._room, self._places
+        self._room, self._places = None, []
+        if room is not None and arrays and _lie(arrays, places):
+            return room
+        del places
+        room = free(room)
+        for array, place in zip(arrays, room.views([len(array.data) for array in arrays]), strict=True):
             place[:] = memoryview(array.data)
-        self._places = []
+        return room
 
 
-def _is(array: Array, place: memoryview) -> bool:
-    return array.data is place  # pyright: ignore[reportUnnecessaryComparison] - any buffer will do
+def _lie(arrays: Sequence[Array], places: Sequence[memoryview]) -> bool:
+    """Say whether each vector is at its place."""
+    return len(arrays) == len(places) and all(map(is_, (array.data for array in arrays), places))
 
 
 def arrays_in(content: RecordDict) -> Iterator[Array]:

@@ -105,11 +105,36 @@ def test_what_somebody_looks_at_is_not_written_over() -> None:
     assert all(torch.equal(vector, VECTOR + number) for number, vector in enumerate(kept))
 
 
+def test_what_somebody_looks_at_does_not_go_with_a_reply_without_vectors() -> None:
+    """As a score is: the memory would be the next task's."""
+    identify()
+    ours, theirs = (Channel(end) for end in Pipe())
+    ours.send(_message())
+    kept = unpack_task(theirs.receive()).vectors["shared"]
+    theirs.send(Message(pack_task(Task("evaluate", "r", 1, "")), 3, "evaluate"))
+    ours.receive()
+    ours.send(_message(-VECTOR))
+    assert torch.equal(unpack_task(theirs.receive()).vectors["shared"], -VECTOR)
+    assert torch.equal(kept, VECTOR)
+
+
+def test_a_room_comes_back_with_a_reply_without_vectors() -> None:
+    identify()
+    ours, theirs = (Channel(end) for end in Pipe())
+    ours.send(_message())
+    theirs.receive()
+    number = _number_of(theirs)
+    theirs.send(Message(pack_task(Task("evaluate", "r", 1, "")), 3, "evaluate"))
+    ours.receive()
+    assert _number_of(ours) == number
+
+
 def test_a_room_that_is_taken_for_free_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Room, "is_free", lambda room: True)
     for test in (
         test_a_room_is_used_again_once_nobody_looks_at_it,
         test_what_somebody_looks_at_is_not_written_over,
+        test_what_somebody_looks_at_does_not_go_with_a_reply_without_vectors,
     ):
         with pytest.raises(AssertionError):
             test()
