@@ -36,6 +36,7 @@ THERE, HOST = "10.89.77.10", "consilium.example.org"
 SITES = ("north", "south")
 DIGEST = re.compile(r"\b[0-9A-F]{16}\b")
 INTERRUPTED = 130
+SCREEN = ".screen"  # a file at the machine: podman may lose what a process that it runs has printed
 # Noise that leaves something over: the round that is stopped may have to be paid twice.
 CAUTIOUS = POLICY.replace("privacy: {", "privacy: {least_noise_multiplier: 6, ")
 
@@ -54,7 +55,8 @@ class Desk:
         """
         patience = ["timeout", "--signal=INT", str(for_seconds)] if for_seconds else []
         where = ["--interactive", "--env=COLUMNS=200", self.container.number]
-        words = ["podman", "exec", *where, *patience, *shlex.split(command)]
+        shown = ["sh", "-c", f'exec "$@" >{HOME}/{SCREEN} 2>&1', "sh"]
+        words = ["podman", "exec", *where, *shown, *patience, *shlex.split(command)]
         done = subprocess.run(
             words,
             input=f"{heard}\n",
@@ -64,7 +66,7 @@ class Desk:
             timeout=300,
             check=False,
         )
-        screen = done.stdout + done.stderr
+        screen = (self.folder / SCREEN).read_text() + done.stderr
         assert done.returncode in {0, *((124, INTERRUPTED) if for_seconds else ())}, f"{command}\n{screen}"
         return screen
 
