@@ -5,11 +5,8 @@ run to go on with. `run_config` only says where the folder is (Flower carries sc
 """
 
 import json
-import logging
-import os
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -27,16 +24,12 @@ from protocol import files
 from protocol.claim import claim
 from protocol.errors import AdmissionError, CheckpointError, QuorumError, RecipeError
 from protocol.groups import PRIVATE
-from protocol.leash import die_with
-from protocol.logs import JsonLines
 from protocol.messages import Reply, Task
 from protocol.recipe import SIGNED_FOR, Recipe, build, dump_recipe, parse_cached, recipe_hash
 from protocol.stages import Stage, stage_at, stages_of
 from protocol.update import Vectors
 from server import checkpoint
 from server.book import Book, Watch, read_rounds, unflatten
-from server.grid import changes
-from server.home import CoordinatorHome
 from server.record import CONDUCTOR, Round, RunRecord, SiteRound, SiteSummary, to_json
 from server.roster import Member
 from server.rounds import Plan, evaluate, run
@@ -46,10 +39,7 @@ from server.witness import open_witness
 from strategies.base import State, Strategy
 from strategies.catalogue import STRATEGIES
 
-log = logging.getLogger("consilium.run")
-
 MEET_S = 120.0
-LOG = "run.log"
 SIGNATURE = "recipe.sig"
 """In the run folder, beside the recipe: a signature of its text, for sites that ask for one."""
 _LIBRARIES = ("consilium", "flwr", "torch", "monai", "opacus", "mlflow", "numpy")
@@ -64,41 +54,6 @@ def build_app(watch: Watch) -> ServerApp:
         conduct(grid, dict(context.run_config), watch)
 
     return app
-
-
-def build_logging_app() -> ServerApp:
-    """Return a ServerApp for a server that nobody watches: it writes into the run's log."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        die_with(os.getppid())  # Flower's executor: what it leaves behind would write beside the next one
-        config = dict(context.run_config)
-        home = CoordinatorHome(Path(str(config["coordinator"])))
-        for where, name, value in changes(home.pieces):
-            setattr(where, name, value)
-        with logged(Path(str(config["folder"]))):
-            conduct(grid, config, note)
-
-    return app
-
-
-@contextmanager
-def logged(folder: Path) -> Generator[None]:
-    """Write what Consilium logs into the run's folder; an error that ends the block is there too."""
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
-    handler.setFormatter(JsonLines("run"))
-    ours = logging.getLogger("consilium")
-    ours.setLevel(logging.INFO)
-    ours.addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        log.error("ended early: %s: %s", type(error).__name__, error)  # noqa: TRY400 - Flower logs the traceback
-        raise
-    finally:
-        ours.removeHandler(handler)
-        handler.close()
 
 
 def conduct(grid: Grid, config: Mapping[str, object], watch: Watch) -> RunRecord:
@@ -293,15 +248,3 @@ def _started(folder: Path) -> str:
     if known.exists():
         return str(json.loads(known.read_text(encoding="utf-8"))["started"])
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def note(number: int, news: SiteRound | Round) -> None:
-    """Log a site that did not do what it was asked, and every round that ended."""
-    if isinstance(news, Round):
-        accepted = sum(site.status == "accepted" for site in news.sites)
-        log.info("round %d ended: %d of %d sites accepted", number, accepted, len(news.sites))
-    elif news.status != "accepted":
-        log.warning("round %d: %s %s: %s", number, news.site, news.status, news.reason)
-
-
-app = build_logging_app()

@@ -2,7 +2,7 @@
 
     keeper       this process: lets members in and others out, keeps runs going (`server.runs`)
       superlink  Flower's server: TLS, node authentication, its database in HOME/state (`server.superlink`)
-      superexec  Flower's executor: starts the server application of each run (`server.app`)
+      superexec  Flower's executor: starts the server application of each run (`server.superexec`)
 
 The executor proves itself by a secret that is made anew at every start. Everything outside reaches one port,
 and there only what sites need.
@@ -61,7 +61,7 @@ def programs(home: CoordinatorHome) -> list[Program]:
     environment = {
         **QUIET,
         "FLWR_HOME": str(home.state / "flwr"),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "PATH": f"{scripts}:{os.environ.get('PATH', '')}",
     }
     superlink = (
@@ -74,7 +74,7 @@ def programs(home: CoordinatorHome) -> list[Program]:
         "--disable-runtime-dependency-installation",
     )
     superexec = (
-        str(scripts / "flower-superexec"),
+        *(sys.executable, "-P", "-m", "server.superexec"),
         *("--runtime-api-address", local, "--root-certificates", str(home.ca)),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     )

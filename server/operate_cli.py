@@ -22,14 +22,14 @@ from protocol.children import is_kept
 from protocol.claim import holder
 from protocol.recipe import Recipe, load_recipe, parse_cached
 from protocol.tail import show
-from server.app import LOG, sign
+from server.app import sign
 from server.book import new_folder
 from server.cli import find_run, run_folders
 from server.control import Node, control
 from server.enrol import pins_of
 from server.home import CoordinatorHome
 from server.operate import local_address
-from server.record import CONDUCTOR, RunRecord, SiteRound
+from server.record import CONDUCTOR, LOG, RunRecord, SiteRound
 from server.runs import (
     SUBMITTED,
     WANTED,

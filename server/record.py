@@ -20,6 +20,7 @@ from protocol.metrics import Tally
 
 T = TypeVar("T")
 
+LOG = "run.log"
 CONDUCTOR = "conductor.lock"
 """In the run folder: held by the process that conducts the run (`protocol.claim`)."""
 

@@ -27,7 +27,6 @@ from protocol.claim import holder
 from protocol.errors import SettingsError, WireError
 from protocol.recipe import load_recipe
 from server import enrol
-from server.app import LOG
 from server.control import control
 from server.federation import add_site, new_federation
 from server.home import CoordinatorHome
@@ -35,7 +34,7 @@ from server.operate import local_address
 from server.operate_cli import CATALOGUES
 from server.operate_cli import begin as begin_run
 from server.provision import provision
-from server.record import CONDUCTOR
+from server.record import CONDUCTOR, LOG
 from server.runs import Wanted, status_of
 from sim.phantom import write_phantom
 

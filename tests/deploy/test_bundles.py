@@ -39,7 +39,9 @@ def _hostile() -> bytes:
     """Our bundle, but the coordinator's part of it is another."""
     files = _files()
     files["server/hostile.py"] = b"from tests.deploy.hostile import app\n"
-    files["pyproject.toml"] = files["pyproject.toml"].replace(b"server.app:app", b"server.hostile:app")
+    files["pyproject.toml"] = files["pyproject.toml"].replace(
+        b"server.application:app", b"server.hostile:app"
+    )
     return packed(files)
 
 

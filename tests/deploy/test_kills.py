@@ -54,7 +54,9 @@ def _supernode(federation: Federation, run: Path) -> None:
 
 
 def _conductor(federation: Federation, run: Path) -> None:
-    os.kill(federation.conductor(run), signal.SIGKILL)
+    conductor = federation.conductor(run)
+    assert b"forkserver" in Path(f"/proc/{conductor}/cmdline").read_bytes()  # it had nothing to import
+    os.kill(conductor, signal.SIGKILL)
 
 
 def _superlink(federation: Federation, run: Path) -> None:

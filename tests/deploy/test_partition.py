@@ -2,8 +2,7 @@
 
 import pytest
 
-from server.app import LOG
-from server.record import read_record
+from server.record import LOG, read_record
 from tests.deploy.federation import Federation
 from tests.deploy.link import Link
 

@@ -20,9 +20,10 @@ from protocol.messages import Reply, Task
 from protocol.recipe import Evaluation, Part, Privacy, Recipe, Roster, Training
 from protocol.update import Vectors
 from server import checkpoint, rounds
-from server.app import LOG, logged, member_of, note
+from server.app import member_of
+from server.application import logged, note
 from server.book import unflatten
-from server.record import CONDUCTOR, Round, SiteRound, read_record
+from server.record import CONDUCTOR, LOG, Round, SiteRound, read_record
 from tests.federation import SITES, Federation, cohort, cohorts, recipe
 
 
