@@ -1,7 +1,8 @@
 """The command line, one program for three people: `consilium federation|server|run|site|sim|...`.
 
-Commands that keep processes, or ask for them, are there at once (`LIGHT`). The others bring torch and what
-stands on it, half a gigabyte and seconds of imports: they are read (`sim.commands`) when one is asked for.
+Commands that keep processes, or look at them, are there at once (`LIGHT`), and so is the list of all
+(`FRONT`). The others bring torch and what stands on it, half a gigabyte and seconds of imports: they are read
+(`sim.commands`) when one is asked for.
 """
 
 import os
@@ -19,18 +20,46 @@ from click import ClickException
 
 from protocol.errors import ConsiliumError
 
-LIGHT = {"site": ("client.operate_cli", "processes"), "server": ("server.serve_cli", "server")}
+LIGHT = {
+    "server": ("server.serve_cli", "server"),
+    "run": ("server.watch_cli", "watching"),
+    "site": ("client.operate_cli", "processes"),
+    "federation": ("server.federation_cli", "federation"),
+}
 """Group -> where those of its commands stand that need no torch."""
+HELP = "Federated learning for medical imaging."
+FRONT = {
+    "report": "Write a run's report anew and say where it is.",
+    "evaluate": (
+        "Score a model on test patients under failing modalities and corrupted scans, with intervals."
+    ),
+    "server": "Run the coordinator's server.",
+    "run": "Look at runs, compare them, go on with one.",
+    "sim": "Simulate a federation on this machine.",
+    "site": "A hospital's own machine: join, look after it, look into its books.",
+    "federation": "Found a federation, and say who is in it.",
+    "privacy": "What privacy costs, and what attacks find.",
+    "bench": "Compare methods.",
+}
+"""What `consilium --help` says of each command and group."""
+HELPS = ((), ("--help",))
+COMPLETING = "_CONSILIUM_COMPLETE"
+"""In the environment when the shell asks how a word may go on: it does so without words."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "cli":
-        return program(())
+        return import_module("sim.commands").cli
     raise AttributeError(name)
 
 
 def program(words: Sequence[str]) -> typer.Typer:
-    """Return the commands among which `words` names one: all of them, or only the light ones of its group."""
+    """Return the commands among which `words` names one: all of them, or only the light ones of its group.
+
+    Where `words` only ask which there are, they are those of `FRONT`, and do nothing.
+    """
+    if tuple(words) in HELPS and COMPLETING not in os.environ:
+        return front()
     group, command = (*words, "", "")[:2]
     if group in LIGHT:
         module, name = LIGHT[group]
@@ -40,6 +69,14 @@ def program(words: Sequence[str]) -> typer.Typer:
             light.add_typer(commands, name=group)
             return light
     return import_module("sim.commands").cli
+
+
+def front() -> typer.Typer:
+    """Return commands and groups that can be listed."""
+    listed = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_show_locals=False)
+    for name, text in FRONT.items():
+        listed.add_typer(typer.Typer(), name=name, help=text)
+    return listed
 
 
 def names(commands: typer.Typer) -> set[str]:

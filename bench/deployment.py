@@ -36,9 +36,9 @@ from protocol.children import kept
 from protocol.recipe import Recipe, load_recipe
 from server.app import conduct
 from server.book import write_recipe
+from server.folders import Wanted, read_submission, status_of
 from server.operate_cli import CATALOGUES, begin
 from server.record import Round, RunRecord, SiteRound, read_record
-from server.runs import Wanted, read_submission, status_of
 from sim.inprocess import InProcessGrid, contexts_for
 from sim.phantom import write_phantom
 from tests.deploy.federation import POLICY, ROOT, Federation, free_port

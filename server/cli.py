@@ -7,7 +7,6 @@ and on a run that is going on or was killed.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +15,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from protocol.errors import CheckpointError, TrackingError
+from protocol.errors import CheckpointError
 from protocol.recipe import Recipe, parse_cached, recipe_hash
 from server.evidence import read_evidence
+from server.folders import find_run, run_folders
 from server.record import RunRecord, Scores, read_record
 from server.report import Overlay, render
 from server.robustness import read as read_robustness
@@ -110,28 +110,6 @@ def write_report(folder: Path, overlays: Sequence[Overlay] = ()) -> Path:
     page = render(record, recipe, _kept(folder / "overlays"), read_evidence(folder), read_robustness(folder))
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def run_folders(out: Path) -> list[Path]:
-    """Return the folders of all runs in `out`, oldest first."""
-    found = [path.parent for path in out.glob("*/recipe.yaml")]
-    return sorted(found, key=lambda folder: ((folder / "recipe.yaml").stat().st_mtime_ns, folder.name))
-
-
-def find_run(out: Path, run: str) -> Path:
-    """Return the folder of `run`, a name or the beginning of exactly one.
-
-    Raises `TrackingError` that says which names are near.
-    """
-    names = [folder.name for folder in run_folders(out)]
-    matching = [run] if run in names else [name for name in names if name.startswith(run)]
-    if len(matching) == 1:
-        return out / matching[0]
-    if matching:
-        raise TrackingError(f"'{run}' may be any of {', '.join(sorted(matching))}: write more of the name")
-    near = get_close_matches(run, names, n=1, cutoff=0.4)
-    hint = f"did you mean '{near[0]}'?" if near else "see `consilium run list`"
-    raise TrackingError(f"there is no run '{run}' in {out}: {hint}")
 
 
 def final_scores(record: RunRecord) -> dict[str, float]:

@@ -7,9 +7,11 @@ federation sign REQUEST             make a site a member
 federation renew [SITE...] [--server]    a year more
 federation revoke SITE              put a site out
 federation list                     who is in it
+federation status                   who is connected, and what the newest run knows of each site
 federation doctor                   is all as it should be?
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -21,19 +23,21 @@ from rich.table import Table
 from privacy.membership import Membership
 from protocol.checks import require, table
 from protocol.errors import SettingsError, TrustError
+from protocol.recipe import parse_cached
 from server import enrol
+from server.control import Node, control
 from server.doctor import examine
 from server.federation import PORT, add_site, new_federation, read_federation
+from server.folders import record_of, run_folders
 from server.home import CoordinatorHome
+from server.operate import local_address
+from server.options import HERE, Home
 from server.provision import kit_of, provision, renew_server
+from server.record import RunRecord
 
 federation = typer.Typer(help="Found a federation, and say who is in it.", no_args_is_help=True)
 
-Home = Annotated[
-    Path, typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder; by default the current one")
-]
 Site = Annotated[str, typer.Argument(help="a site's name in federation.yaml")]
-HERE = Path()
 
 
 @federation.command()
@@ -130,6 +134,17 @@ def list_sites(home: Home = HERE) -> None:
     console.print(f"{found.name}, server {found.server.address}", markup=False)
 
 
+@federation.command("status")
+def federation_status(home: Home = HERE) -> None:
+    """Show who is connected, since when, and what the newest run knows of each site."""
+    here = CoordinatorHome(home.resolve())
+    with control(local_address(here), here.ca) as link:
+        nodes = {node.name: node for node in link.nodes()}
+    newest = run_folders(here.runs)[-1:]
+    record = record_of(newest[0]) if newest else None
+    Console().print(sites_table(enrol.pins_of(here).sites, nodes, record))
+
+
 @federation.command()
 def doctor(home: Home = HERE) -> None:
     """Check files, modes, dates, keys, port, disk and clock; exit status 21 if something must be done."""
@@ -171,3 +186,27 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TrustError(f"{path}: {error.strerror}: give the file that the site sent") from error
+
+
+def sites_table(members: Iterable[str], nodes: dict[str, Node], record: RunRecord | None) -> Table:
+    """Return a row a member: its connection, its last round, its modalities, its privacy left."""
+    found = Table(
+        "site", "connected", "since", "version", "last round", "cases by modalities", "epsilon left"
+    )
+    for site in members:
+        node = nodes.get(site)
+        connected, since = ("yes" if node.connected else "no", node.since[:19]) if node else ("never", "-")
+        found.add_row(site, connected, since, *(_known(site, record) if record else ("-",) * 4))
+    return found
+
+
+def _known(site: str, record: RunRecord) -> tuple[str, str, str, str]:
+    rounds = [(r.number, s) for r in record.rounds for s in r.sites if s.site == site]
+    summary = next((s for s in record.sites if s.site == site), None)
+    patterns = ", ".join(f"{name} {n}" for name, n in summary.patterns.items()) if summary else "-"
+    last = f"{rounds[-1][0]}: {rounds[-1][1].status}" if rounds else "-"
+    spent = [s.epsilon for _, s in rounds if s.epsilon is not None]
+    budget = parse_cached(record.recipe).privacy.epsilon
+    left = f"{max(0.0, budget - spent[-1]):.2f} of {budget:g}" if spent and budget is not None else "-"
+    version = summary.version if summary and summary.version else "-"
+    return version, last, patterns, left

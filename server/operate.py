@@ -23,8 +23,9 @@ from protocol.errors import ConsiliumError, SettingsError
 from server.control import Control, control, node_key
 from server.enrol import membership_of, pins_of
 from server.federation import read_federation
+from server.folders import wanted_runs
 from server.home import CoordinatorHome
-from server.runs import tend, wanted_runs
+from server.runs import tend
 
 log = logging.getLogger("consilium.operate")
 

@@ -1,7 +1,6 @@
 """`consilium server start|status|stop|logs`: the coordinator's processes."""
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,17 +12,11 @@ from protocol.tail import show
 from server.federation import read_federation
 from server.home import CoordinatorHome
 from server.operate import serve
+from server.options import HERE, AsJson, Follow, Home, Lines
 
-Home = Annotated[
-    Path, typer.Option(envvar="CONSILIUM_HOME", help="the coordinator's folder; by default the current one")
-]
-Lines = Annotated[int, typer.Option("--lines", "-n", help="how many lines, from the end")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="and every new line, until Ctrl-C")]
-AsJson = Annotated[bool, typer.Option("--json", help="as the log has it, a JSON object a line")]
 Monitor = Annotated[
     int, typer.Option(min=0, max=65535, help="loopback port for health and Prometheus metrics; 0: none")
 ]
-HERE = Path()
 
 server = typer.Typer(help="Run the coordinator's server.", no_args_is_help=True)
 

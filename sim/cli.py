@@ -13,7 +13,8 @@ from models.catalogue import MODELS
 from models.objectives import OBJECTIVES
 from protocol.recipe import Recipe, load_recipe
 from server.app import sign
-from server.cli import RunName, find_run, write_report
+from server.cli import RunName, write_report
+from server.folders import find_run
 from server.record import Round, RunRecord, SiteRound, read_record
 from server.scores import mean_over_sites
 from sim.overlays import overlays

@@ -10,8 +10,8 @@ from client.operate_cli import processes
 from server import operate_cli as server_commands
 from server.cli import RUNS, Out, report, runs
 from server.federation_cli import federation
-from server.operate_cli import Run, run_in
 from server.serve_cli import server
+from server.watch_cli import Run, run_in, watching
 from sim.bench_cli import bench
 from sim.cli import resume as resume_simulated
 from sim.cli import sim
@@ -42,10 +42,7 @@ def resume(
 
 
 runs.command("start")(server_commands.start_run)
-runs.command("status")(server_commands.run_status)
-runs.command("logs")(server_commands.run_logs)
-runs.command("stop")(server_commands.stop_run)
-federation.command("status")(server_commands.federation_status)
+runs.add_typer(watching)
 site.add_typer(processes)
 cli.add_typer(server, name="server")
 cli.add_typer(runs, name="run")

@@ -17,7 +17,8 @@ from models.exported import PARAMETERS, RECIPE
 from protocol.errors import SettingsError
 from protocol.recipe import load_recipe
 from server import robustness
-from server.cli import RUNS, find_run, write_report
+from server.cli import RUNS, write_report
+from server.folders import find_run
 from server.robustness import Estimate, Robustness
 from server.robustness_page import standing_alone
 from server.tracking import attach

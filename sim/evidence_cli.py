@@ -15,8 +15,9 @@ from rich.table import Table
 from protocol import files
 from protocol.recipe import Recipe, load_recipe, parse_cached, recipe_hash
 from server.app import environment
-from server.cli import RUNS, find_run, write_report
+from server.cli import RUNS, write_report
 from server.evidence import FILE, KINDS, Attack, Evidence, title, to_json, verdict
+from server.folders import find_run
 from server.record import read_record
 from sim.cli import CATALOGUES
 from sim.evidence import Effort, attacks, parts, stage_events

@@ -29,13 +29,13 @@ from protocol.recipe import load_recipe
 from server import enrol
 from server.control import control
 from server.federation import add_site, new_federation
+from server.folders import Wanted, status_of
 from server.home import CoordinatorHome
 from server.operate import local_address
 from server.operate_cli import CATALOGUES
 from server.operate_cli import begin as begin_run
 from server.provision import provision
 from server.record import CONDUCTOR, LOG
-from server.runs import Wanted, status_of
 from sim.phantom import write_phantom
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from client.approved import approve
 from privacy.audit import read
 from protocol.bundle import bundle, bundle_hash, packed
 from server.control import Control, control
+from server.folders import status_of
 from server.operate import local_address
-from server.runs import status_of
 from tests.deploy.federation import SITES, Federation
 from tests.deploy.hostile import ANSWERS, HONEST, MARK
 

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 
 from protocol.errors import TrackingError
 from protocol.recipe import dump_recipe
-from server.cli import find_run, report, runs, write_report
+from server.cli import report, runs, write_report
+from server.folders import find_run
 from server.record import to_json
 from tests.server import records
 

@@ -15,10 +15,10 @@ from protocol.recipe import SIGNED_FOR, parse_cached
 from server.app import signature_in
 from server.control import Control, Node, node_key
 from server.enrol import renew, revoke
+from server.federation_cli import sites_table
+from server.folders import Submission, note, read_wanted
 from server.home import CoordinatorHome
 from server.operate import admit_members, paced, programs, require
-from server.operate_cli import sites_table
-from server.runs import Submission, _note, read_wanted
 from tests.enrolment import founded, joined
 from tests.server import records
 
@@ -120,7 +120,7 @@ def test_a_run_is_begun_stopped_and_gone_on_with(
     assert (run / "federation.json").read_text() == home.pins.read_text()
     assert "waits to go on, 0 of 3 rounds" in _said("run", "status", run.name)
 
-    _note(run, Submission(1, 0.0, 0, failures=9, why="failed: why", ended=True))
+    note(run, Submission(1, 0.0, 0, failures=9, why="failed: why", ended=True))
     assert "failed for good" in (told := _said("run", "status", "phantom"))
     assert "last ended because: failed: why" in told
     _said("run", "stop", "phantom")

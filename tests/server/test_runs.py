@@ -12,8 +12,9 @@ from protocol.claim import holder
 from protocol.errors import TrackingError
 from server import runs
 from server.control import Control
+from server.folders import MOST_FAILURES, Wanted, is_over, read_submission, read_wanted, want, wanted_runs
 from server.record import CONDUCTOR, to_json
-from server.runs import MOST_FAILURES, Wanted, is_over, read_submission, read_wanted, tend, want, wanted_runs
+from server.runs import tend
 from tests.protocol.test_claim import HOLD
 from tests.server import records
 
