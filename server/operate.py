@@ -62,7 +62,7 @@ def programs(home: CoordinatorHome) -> list[Program]:
     environment = {
         **QUIET,
         "FLWR_HOME": str(home.state / "flwr"),
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         "PATH": f"{scripts}:{os.environ.get('PATH', '')}",
     }
     superlink = (

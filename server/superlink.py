@@ -9,8 +9,8 @@ Its doors       one port carries the sites' API, the one that starts runs, and t
 Its corridor    each request passes nine layers, of which most look at its path and let it pass: here a layer
                 is passed only where it has something to do. And each layer takes a request's body in
                 pieces of 64 kB, with a task for each: here the body goes through as one, up to a limit.
-Its silence     who asks for messages where there is none is told so at once, and asks again and again: here
-                the answer waits for a message, two seconds at most.
+Its silence     who asks for messages where there is none is told so at once, and asks again and again, as
+                does the executor for runs to start: here the answer waits, two seconds at most.
 
     python -m server.superlink ARGUMENT...      as `flower-superlink` takes them
 """
@@ -60,8 +60,10 @@ WAITING_BYTES = 500_000
 HELD_S = 2.0
 """How long an answer waits for a message: less than Flower's clients wait for an answer (5 s)."""
 FOR_RUNS = "/v1/control/"
-APPS = 0
-"""Who waits for replies; no site has this number."""
+APPS, EXECUTORS = 0, -1
+"""Who waits for replies, and who for runs; no site has these numbers."""
+START, ACQUIRE = f"{FOR_RUNS}start-run", f"{FOR_APPS}acquire-task"
+ASKS, TELLS = ("/pull-messages", ACQUIRE), ("/push-messages", START)
 CONCERNS: dict[object, str] = {
     control.ControlSensitiveResponseMiddleware: FOR_RUNS,
     control.ControlAuthenticationMiddleware: FOR_RUNS,
@@ -111,6 +113,7 @@ class Awaited:
 
     A message is announced to whom it is for; a reply to all server applications, of which each then asks for
     its own. An asker that has hung up is not asked for again: it would be given what it never gets.
+    An executor that hears of a run asks anew itself: Flower lets each of its signed questions pass once.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -121,12 +124,12 @@ class Awaited:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, once more if there is news for whoever asks."""
         path = scope.get("path", "")
-        if not path.endswith(("/pull-messages", "/push-messages")):
+        if not path.endswith((*ASKS, *TELLS)):
             await self._app(scope, receive, send)
             return
         asked = await receive()
         who = _concerned(path, asked.get("body", b""))
-        if path.endswith("/push-messages"):
+        if path.endswith(TELLS):
             await self._app(scope, _first(asked, receive), send)
             for each in who:
                 self._news.pop(each, asyncio.Event()).set()
@@ -145,7 +148,7 @@ class Awaited:
             answer.append(message)
 
         await self._app(scope, _first(asked, receive), keep)
-        if _says_nothing(answer) and await _came(news, receive):
+        if _says_nothing(answer) and await _came(news, receive) and scope["path"] != ACQUIRE:
             await self._app(scope, _first(asked, receive), send)
             return
         for message in answer:
@@ -216,7 +219,7 @@ def _concerned(path: str, body: bytes) -> list[int]:
             return [each.metadata.dst_node_id for each in pushed]
     except DecodeError:
         return []
-    return [APPS]
+    return [EXECUTORS if path in {START, ACQUIRE} else APPS]
 
 
 def _says_nothing(answer: Sequence[Message]) -> bool:

@@ -211,6 +211,28 @@ def test_who_asks_is_answered_when_there_is_a_message_for_them(
     assert box.looks == looks
 
 
+def test_an_executor_asks_anew_once_a_run_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower takes each of its questions once: asked again for it, the SuperLink would refuse."""
+    monkeypatch.setattr(superlink, "HELD_S", 60.0)
+    asked, seen = asyncio.Event(), list[str]()
+
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["path"])
+        asked.set()
+        await Response(b"")(scope, receive, send)
+
+    async def started() -> list[str]:
+        app = Awaited(flower)
+        asking = asyncio.ensure_future(_answers(app, [("POST", superlink.ACQUIRE, b"signed")]))
+        await asked.wait()
+        assert not asking.done()
+        await _answers(app, [("POST", superlink.START, b"")])
+        return await asking
+
+    assert asyncio.run(started()) == ["200 "]
+    assert seen == [superlink.ACQUIRE, superlink.START]
+
+
 def test_a_message_is_not_given_to_who_has_hung_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be delivered to nobody, and its sender would wait."""
     monkeypatch.setattr(superlink, "HELD_S", 60.0)
