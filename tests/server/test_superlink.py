@@ -2,49 +2,38 @@
 
 import asyncio
 import gc
-import inspect
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.message_pb2 import Message as Announced
 from flwr.proto.message_pb2 import Metadata
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.supercore import sql_mixin
 from flwr.supercore.constant import SQLITE_PRAGMAS
-from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE as PROTOBUF
 from flwr.superlink import main as flower
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import superlink
-from server.superlink import CONCERNS, PRAGMAS, Awaited, Doors, Only, Whole, changes, straight
-from tests.serving import serving
+from server.corridor import Whole
+from server.superlink import PRAGMAS, Awaited, Doors, changes
+from tests.server.asking import answers
 
 PATHS = ("/v1/fleet/pull-messages", "/v1/control/start-run", "/v1/runtime/acquire-task", "/docs", "/")
 APP = Starlette(
     routes=[Route(path, lambda _: PlainTextResponse("open")) for path in PATHS],
     middleware=[Middleware(Doors)],
 )
-
-
-async def _answers(app: ASGIApp, asked: Iterable[tuple[str, str, bytes]]) -> list[str]:
-    """Status and text of each answer to (method, path, body)."""
-    transport, headers = httpx.ASGITransport(app), {"content-type": PROTOBUF}
-    async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
-        found = [await client.request(how, path, content=b, headers=headers) for how, path, b in asked]
-    return [f"{answer.status_code} {answer.text}" for answer in found]
 
 
 def _open(host: str, paths: Iterable[str] = PATHS) -> list[bool]:
@@ -88,73 +77,12 @@ def test_flowers_connections_are_made_as_we_say(tmp_path: Path) -> None:
     assert {name for name, _ in SQLITE_PRAGMAS} <= {name for name, _ in vars(sql_mixin)["SQLITE_PRAGMAS"]}
 
 
-def test_every_layer_of_flowers_is_passed_where_it_has_something_to_do() -> None:
-    layers = flower._get_middleware()
-    assert CONCERNS.keys() <= {layer.cls for layer in layers}
-    for layer, path in CONCERNS.items():
-        source = Path(inspect.getfile(cast("type", layer))).read_text(encoding="utf-8")
-        assert path in source or "the Runtime HTTP API" in source, f"{layer} is not for {path} alone"
-    assert [new.cls is Only for new in straight(layers)] == [layer.cls in CONCERNS for layer in layers]
-
-
-class Noting:
-    """A layer that notes what passes it."""
-
-    seen: ClassVar[list[str]] = []
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.seen.append(scope["path"])
-        await self._app(scope, receive, send)
-
-
-def test_what_does_not_concern_a_layer_goes_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(vars(superlink)["CONCERNS"], Noting, "/v1/fleet/")
-    Noting.seen.clear()
-    app = Starlette(
-        routes=[Route(path, lambda _: PlainTextResponse("open")) for path in PATHS],
-        middleware=straight([Middleware(Noting)]),
-    )
-    assert all(asyncio.run(_answers(app, [("GET", path, b"")])) == ["200 open"] for path in PATHS)
-    assert Noting.seen == [PATHS[0]]
-
-
 def test_no_site_is_let_in_without_its_key(changed: None) -> None:
     """The layer that asks for it still stands where it did."""
     del changed
     asked = PullMessagesRequest(node=Node(node_id=1)).SerializeToString()
-    (answer,) = asyncio.run(_answers(flower.create_app(), [("POST", "/v1/fleet/pull-messages", asked)]))
+    (answer,) = asyncio.run(answers(flower.create_app(), [("POST", "/v1/fleet/pull-messages", asked)]))
     assert answer.startswith("401")
-
-
-def _echo(app_limit: int, monkeypatch: pytest.MonkeyPatch, size: int) -> tuple[str, int]:
-    """What is answered to a body of `size`, and in how many pieces it had come through."""
-    monkeypatch.setattr(superlink, "MOST_BYTES", app_limit)
-    pieces = 0
-
-    async def count(request: Request) -> PlainTextResponse:
-        nonlocal pieces
-        body = b""
-        async for piece in request.stream():
-            pieces += bool(piece)
-            body += piece
-        return PlainTextResponse(sha256(body).hexdigest())
-
-    app = Starlette(routes=[Route("/", count, methods=["POST"])], middleware=[Middleware(Whole)])
-    with serving(app) as address:
-        return httpx.post(f"http://{address}/", content=bytes(size), trust_env=False).text, pieces
-
-
-def test_a_body_comes_through_whole_and_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _echo(10**6, monkeypatch, 10**6) == (sha256(bytes(10**6)).hexdigest(), 1)
-
-
-def test_a_body_beyond_the_limit_is_refused_before_anybody_looks_at_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert _echo(10**6, monkeypatch, 10**6 + 1) == ("too long", 0)
 
 
 class Mailbox:
@@ -181,6 +109,7 @@ class Mailbox:
 
 
 PULL, PUSH = "/v1/fleet/pull-messages", "/v1/runtime/push-messages"
+COLLECT, ANSWER = "/v1/runtime/pull-messages", "/v1/fleet/push-messages"
 
 
 def _asks(number: int) -> bytes:
@@ -193,11 +122,17 @@ def _letter(number: int) -> bytes:
     ).SerializeToString()
 
 
+def _reply(question: str) -> bytes:
+    return PushMessagesRequest(
+        messages_list=[Announced(metadata=Metadata(reply_to_message_id=question))]
+    ).SerializeToString()
+
+
 async def _waited(app: ASGIApp, box: Mailbox, letter: int) -> list[str]:
     """What node 3 is answered, where a letter comes after it has asked."""
-    asking = asyncio.ensure_future(_answers(app, [("POST", PULL, _asks(3))]))
+    asking = asyncio.ensure_future(answers(app, [("POST", PULL, _asks(3))]))
     await box.asked.wait()
-    await _answers(app, [("POST", PUSH, _letter(letter))])
+    await answers(app, [("POST", PUSH, _letter(letter))])
     return await asking
 
 
@@ -209,6 +144,37 @@ def test_who_asks_is_answered_when_there_is_a_message_for_them(
     box = Mailbox()
     assert asyncio.run(_waited(Whole(Awaited(box)), box, letter)) == [answer]
     assert box.looks == looks
+
+
+def test_a_reply_is_announced_to_who_asks_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first question is answered when its reply has come, and nobody looks when another has."""
+    monkeypatch.setattr(superlink, "HELD_S", 60.0)
+    asked, looks, there = asyncio.Event(), list[str](), set[str]()
+
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        if scope["path"] == ANSWER:
+            there.update(
+                m.metadata.reply_to_message_id for m in PushMessagesRequest.FromString(body).messages_list
+            )
+            found = b""
+        else:
+            (wanted,) = PullAppMessagesRequest.FromString(body).message_ids
+            looks.append(wanted)
+            asked.set()
+            found = b"a reply" if wanted in there else b""
+        await Response(found)(scope, receive, send)
+
+    async def replied() -> list[str]:
+        app = Awaited(flower)
+        question = PullAppMessagesRequest(message_ids=["first"]).SerializeToString()
+        asking = asyncio.ensure_future(answers(app, [("POST", COLLECT, question)]))
+        await asked.wait()
+        await answers(app, [("POST", ANSWER, _reply("second")), ("POST", ANSWER, _reply("first"))])
+        return await asking
+
+    assert asyncio.run(replied()) == ["200 a reply"]
+    assert looks == ["first", "first"]
 
 
 def test_an_executor_asks_anew_once_a_run_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,10 +189,10 @@ def test_an_executor_asks_anew_once_a_run_is_started(monkeypatch: pytest.MonkeyP
 
     async def started() -> list[str]:
         app = Awaited(flower)
-        asking = asyncio.ensure_future(_answers(app, [("POST", superlink.ACQUIRE, b"signed")]))
+        asking = asyncio.ensure_future(answers(app, [("POST", superlink.ACQUIRE, b"signed")]))
         await asked.wait()
         assert not asking.done()
-        await _answers(app, [("POST", superlink.START, b"")])
+        await answers(app, [("POST", superlink.START, b"")])
         return await asking
 
     assert asyncio.run(started()) == ["200 "]
@@ -256,7 +222,7 @@ def test_a_message_is_not_given_to_who_has_hung_up(monkeypatch: pytest.MonkeyPat
         await box.asked.wait()
         gone.set()
         await asking
-        await _answers(app, [("POST", PUSH, _letter(3))])
+        await answers(app, [("POST", PUSH, _letter(3))])
 
     asyncio.run(hang_up())
     assert (box.letters, box.looks) == ([3], 1)
@@ -277,8 +243,8 @@ def test_what_is_no_question_of_flowers_is_passed_on_as_it_came() -> None:
     async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         await Response((await receive())["body"])(scope, receive, send)
 
-    asked = [("POST", path, b"\xff nonsense") for path in (PULL, PUSH)]
-    assert asyncio.run(_answers(Awaited(echo), asked)) == ["200 \ufffd nonsense"] * 2
+    asked = [("POST", path, b"\xff nonsense") for path in (PULL, PUSH, COLLECT, ANSWER)]
+    assert asyncio.run(answers(Awaited(echo), asked)) == ["200 \ufffd nonsense"] * 4
 
 
 def test_numbers_that_ask_leave_nothing_behind() -> None:
@@ -288,6 +254,6 @@ def test_numbers_that_ask_leave_nothing_behind() -> None:
         await Response(status_code=401)(scope, receive, send)
 
     app = Awaited(refuse)
-    asyncio.run(_answers(app, [("POST", PULL, _asks(number)) for number in range(1, 50)]))
+    asyncio.run(answers(app, [("POST", PULL, _asks(number)) for number in range(1, 50)]))
     gc.collect()
     assert not app._news
