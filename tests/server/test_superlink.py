@@ -166,7 +166,7 @@ def test_a_reply_is_announced_to_who_asks_for_it_alone(monkeypatch: pytest.Monke
         await Response(found)(scope, receive, send)
 
     async def replied() -> list[str]:
-        app = Awaited(flower)
+        app = Whole(Awaited(flower))
         question = PullAppMessagesRequest(message_ids=["first"]).SerializeToString()
         asking = asyncio.ensure_future(answers(app, [("POST", COLLECT, question)]))
         await asked.wait()
@@ -188,7 +188,7 @@ def test_an_executor_asks_anew_once_a_run_is_started(monkeypatch: pytest.MonkeyP
         await Response(b"")(scope, receive, send)
 
     async def started() -> list[str]:
-        app = Awaited(flower)
+        app = Whole(Awaited(flower))
         asking = asyncio.ensure_future(answers(app, [("POST", superlink.ACQUIRE, b"signed")]))
         await asked.wait()
         assert not asking.done()
