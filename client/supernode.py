@@ -57,8 +57,8 @@ from client.worker import Worker
 from privacy.certificates import node_key
 from protocol import carriage, files, logs
 from protocol.children import end_by_signals
-from protocol.errors import WireError
-from protocol.pieces import Parts, Place, given, is_whole, packed, taken
+from protocol.errors import PolicyError, WireError
+from protocol.pieces import Parts, Place, bare, given, is_whole, packed, taken
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
@@ -152,14 +152,17 @@ def work(
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
     pull = partial(line.pull, run)
-    message = taken(head, tree.object_id, pull, launcher.room, launcher.lying)
-    scored = about.message_type == MessageType.EVALUATE
+    try:
+        message, why = taken(head, tree.object_id, pull, launcher.room, launcher.lying), ""
+    except PolicyError as error:
+        message, why = bare(head, tree.object_id), str(error)
+    scored = about.message_type == MessageType.EVALUATE and not why
     launcher.lying = frozenset(piece.object_id for piece in tree.children) if scored else frozenset()
     if not is_whole(head):
         line.confirm(run, tree.object_id)
     there = clock.lap()
     log.info("%s", what)
-    reply = launcher.answer(message, code)
+    reply = launcher.answer(message, code, why)
     answered = clock.lap()
     reply_with(line, reply, answered)
     log.info("%s: taken in %.3f s, answered in %.3f s, given in %.3f s", what, there, answered, clock.lap())
@@ -271,7 +274,8 @@ def main(home: SiteHome) -> None:
     for place, name, value in changes():
         setattr(place, name, value)
     end_by_signals()
-    with suppress(KeyboardInterrupt), closing(Launcher(home.approved, lambda: Worker(settings))) as launcher:
+    launching = Launcher(home.approved, settings.policy, lambda: Worker(settings))
+    with suppress(KeyboardInterrupt), closing(launching) as launcher:
         keep_line(lambda: connected(home), launcher, home.obstacle)
 
 

@@ -111,7 +111,7 @@ def _serving(
 def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generator[Launcher]:
     """North's process, as a thread."""
     done, start = threading.Event(), iter([hand]).__next__
-    launcher: Any = Launcher(north.approved, start)  # pyright: ignore[reportArgumentType]
+    launcher: Any = Launcher(north.approved, north.policy, start)  # pyright: ignore[reportArgumentType]
 
     def sleep(seconds: float) -> None:
         if done.wait(seconds):
@@ -252,6 +252,27 @@ def test_a_reply_that_is_no_message_is_an_answer_that_failed(
         (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=large))], 60.0)
     assert arrival.status == "failed"
     assert "fewer bytes than announced" in arrival.reason
+
+
+def test_a_piece_that_is_named_again_and_again_is_not_taken_beyond_what_the_policy_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = founded(tmp_path, "north", host="127.0.0.1")
+    north, hand, most = joined(home, tmp_path, "north"), Hand(), 4 * PIECE_BYTES
+    north.policy.write_text(f"leaves: {{largest_message_bytes: {most}}}")
+    empty = torch.zeros(PIECE_BYTES // 4)
+    with (
+        _serving(home, north, monkeypatch) as (address, link),
+        _at_work(north, hand, monkeypatch),
+        _wire(address, home, link) as wire,
+    ):
+        for times, status in ((4, "answered"), (5, "declined"), (4, "answered")):
+            vectors = {f"modality:m{number}": empty for number in range(times)}
+            (arrival,) = wire.ask([("north", Task("evaluate", "r", 1, "recipe", vectors=vectors))], 60.0)
+            assert arrival.status == status
+            message, objection = hand.asked[-1]
+            assert ("largest_message_bytes" in objection) == (times > 4) == ("largest" in arrival.reason)
+            assert len(unpack_task(message).vectors) == (0 if times > 4 else times)
 
 
 def test_a_model_that_a_site_holds_is_taken_before_it_is_there(
