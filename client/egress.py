@@ -20,7 +20,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, cast
 
-from client.policy import Leaves, Policy, too_large
+from client.limits import too_large
+from client.policy import Leaves, Policy
 from client.site import Site
 from protocol.errors import PolicyError, PrivacyError
 from protocol.groups import PRIVATE
@@ -88,8 +89,8 @@ def release(update: Update, owned: Mapping[str, int], leaves: Leaves | None = No
         msg = f"counts of groups {wrong} are not this cohort's"
         raise PrivacyError(msg)
     size = sum(v.nbytes for vectors in (update.deltas, *update.extras.values()) for v in vectors.values())
-    if leaves is not None and (reasons := too_large(leaves, size)):
-        raise PolicyError(reasons[0])
+    if leaves is not None and (reason := too_large(size, leaves.largest_message_bytes)):
+        raise PolicyError(reason)
     return update
 
 

@@ -120,6 +120,11 @@ class SiteHome:
         return self.folder / "state"
 
     @property
+    def obstacle(self) -> Path:
+        """Why the coordinator's server does not let this site in; not there while it does."""
+        return self.state / "obstacle.txt"
+
+    @property
     def ledger(self) -> Path:
         """The ledger and the audit log."""
         return self.folder / "ledger"

@@ -24,6 +24,8 @@ from protocol.errors import TrustError
 
 log = logging.getLogger("consilium.operate")
 
+CLOCK = "set this machine's clock, by NTP"
+
 
 def serve(home: SiteHome) -> None:
     """Run the site until Ctrl-C or SIGTERM.
@@ -38,11 +40,11 @@ def serve(home: SiteHome) -> None:
 
 def require_member(home: SiteHome) -> None:
     """Raise `SettingsError` or `TrustError` where the membership is missing or does not hold now."""
-    membership = membership_of(home)
-    if not membership.holds(datetime.now(UTC)):
+    membership, now = membership_of(home), datetime.now(UTC)
+    if not membership.holds(now):
+        remedy = "ask the coordinator for a newer one" if now >= membership.until() else CLOCK
         raise TrustError(
-            f"the membership holds from {membership.not_before} until {membership.not_after}: ask the "
-            "coordinator for a newer one"
+            f"the membership holds from {membership.not_before} until {membership.not_after}: {remedy}"
         )
 
 

@@ -42,9 +42,11 @@ def start(home: Home = HERE, monitor: Monitor = 0) -> None:
 
 @processes.command()
 def status(home: Home = HERE) -> None:
-    """Show the site's processes, and the last thing that was asked and decided."""
+    """Show the site's processes, what keeps it out if anything does, and what was asked and decided last."""
     here = SiteHome(home)
     Console().print(table(kept(here.state)))
+    if here.obstacle.exists():
+        typer.echo(f"not let in: {here.obstacle.read_text(encoding='utf-8')}")
     entries = list(read(here.ledger))[-1:]
     for entry in entries:
         asked = entry["asked"]

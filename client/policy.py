@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+from client.limits import LARGEST_BYTES, too_large
 from client.sampling import steps_a_round
 from client.settings import Settings
 from imaging.sources import SOURCES
@@ -67,7 +68,6 @@ CATALOGUES: Mapping[str, Catalogue] = {
 }
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_MIB = 2**20
 
 
 def _is_window(text: str) -> bool:
@@ -194,7 +194,7 @@ class Leaves:
     metrics: Patterns = ()
     scores_in_steps_of: Positive | None = 0.01
     loss: bool = False
-    largest_message_bytes: Count | None = 256 * _MIB
+    largest_message_bytes: Count | None = LARGEST_BYTES
 
 
 @dataclass(frozen=True)
@@ -302,9 +302,9 @@ def permit(policy: Policy, settings: Settings, task: Task, now: datetime | None 
     reasons = [*objections(policy, task.recipe, task.signature), *_of_this_machine(policy, settings)]
     if task.kind != "describe" and policy.hours is not None:
         reasons += _closed(policy.hours, now or datetime.now(UTC))
-    reasons += too_large(policy.leaves, _bytes(task))
-    if reasons:
-        raise PolicyError("; ".join(reasons))
+    reasons.append(too_large(_bytes(task), policy.leaves.largest_message_bytes))
+    if any(reasons):
+        raise PolicyError("; ".join(filter(None, reasons)))
 
 
 @lru_cache(maxsize=256)
@@ -322,13 +322,6 @@ def objections(policy: Policy, text: str, signature: str = "") -> tuple[str, ...
         *_too_open(policy.secure, recipe.secure),
         *_above("rounds", recipe.all_rounds, "work.largest_rounds", policy.work.largest_rounds),
     )
-
-
-def too_large(leaves: Leaves, size: int) -> list[str]:
-    """Return the reason why a message of `size` bytes is refused, if it is."""
-    if leaves.largest_message_bytes is None or size <= leaves.largest_message_bytes:
-        return []
-    return [f"leaves.largest_message_bytes: a message of {size} B, at most {leaves.largest_message_bytes}"]
 
 
 def _not_allowed(recipes: Recipes, recipe: Recipe, signature: str) -> Iterator[str]:

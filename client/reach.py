@@ -117,11 +117,18 @@ def _clock(line: HTTPSConnection) -> Check:
     before = time.time()
     try:
         line.request("GET", "/", headers={"Connection": "close"})
-        date = parsedate_to_datetime(line.getresponse().headers["Date"])
-    except (OSError, HTTPException, TypeError, ValueError):
+        date = line.getresponse().headers["Date"]
+    except (OSError, HTTPException):
+        date = None
+    return clock(date, datetime.fromtimestamp((before + time.time()) / 2, UTC))
+
+
+def clock(date: str | None, here: datetime) -> Check:
+    """Check this machine's time against the Date of an answer of the server's."""
+    try:
+        return apart(here, parsedate_to_datetime(date or ""))
+    except (TypeError, ValueError):
         return note("clock", "not known: the server does not tell its time", "keep it by NTP")
-    here = datetime.fromtimestamp((before + time.time()) / 2, UTC)
-    return apart(here, date)
 
 
 def apart(here: datetime, there: datetime) -> Check:

@@ -16,7 +16,8 @@ Its patience    a line that breaks while TLS or a proxy is greeted is tried agai
                 one that is refused is: a proxy answers for a server that is down. Flower gives up there.
 Its messages    in pieces as `protocol.pieces` has them, carried as `protocol.carriage` does.
 Its end         where it gives up after all, or is not let in, the process would end. Here the line is
-                made anew, and the worker stays warm.
+                made anew, and the worker stays warm. Why it is not let in is said, in the log and to whoever
+                asks for the site's status; a clock that is wrong is known by the server's answer.
 
     python -m client.supernode HOME
 """
@@ -27,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
@@ -50,12 +52,13 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from client.home import SiteHome
 from client.launcher import Launcher
 from client.machine import read_machine, settings_of
+from client.reach import clock
 from client.worker import Worker
 from privacy.certificates import node_key
-from protocol import carriage, logs
+from protocol import carriage, files, logs
 from protocol.children import end_by_signals
-from protocol.errors import WireError
-from protocol.pieces import Parts, Place, given, is_whole, packed, taken
+from protocol.errors import PolicyError, WireError
+from protocol.pieces import Parts, Place, bare, given, is_whole, packed, taken
 from protocol.waiting import pause
 
 log = logging.getLogger("consilium.supernode")
@@ -87,17 +90,20 @@ class Line(NamedTuple):
 Connect = Callable[[], AbstractContextManager[Line]]
 
 
-def keep_line(connect: Connect, launcher: Launcher) -> None:
-    """Serve for ever, over one line after the other."""
+def keep_line(connect: Connect, launcher: Launcher, obstacle: Path) -> None:
+    """Serve for ever, over one line after the other; what keeps this site out stands in `obstacle`."""
     lost = time.monotonic()
     while True:
         try:
             with connect() as line:
+                obstacle.unlink(missing_ok=True)
                 log.info("the coordinator's server has let this site in")
                 serve(line, launcher)
             lost = time.monotonic()  # Flower has logged why
         except WireError as error:
-            log.warning("not let in, tried again: %s", error)
+            why = reason(error)
+            log.warning("not let in, tried again: %s", why)
+            files.write_text(obstacle, why)
         time.sleep(pause(time.monotonic() - lost, LONGEST_PAUSE_S))
 
 
@@ -146,14 +152,17 @@ def work(
     what, clock = f"{about.message_type}, round {about.group_id}", Clock()
     code = bundle(run)
     pull = partial(line.pull, run)
-    message = taken(head, tree.object_id, pull, launcher.room, launcher.lying)
-    scored = about.message_type == MessageType.EVALUATE
+    try:
+        message, why = taken(head, tree.object_id, pull, launcher.room, launcher.lying), ""
+    except PolicyError as error:
+        message, why = bare(head, tree.object_id), str(error)
+    scored = about.message_type == MessageType.EVALUATE and not why
     launcher.lying = frozenset(piece.object_id for piece in tree.children) if scored else frozenset()
     if not is_whole(head):
         line.confirm(run, tree.object_id)
     there = clock.lap()
     log.info("%s", what)
-    reply = launcher.answer(message, code)
+    reply = launcher.answer(message, code, why)
     answered = clock.lap()
     reply_with(line, reply, answered)
     log.info("%s: taken in %.3f s, answered in %.3f s, given in %.3f s", what, there, answered, clock.lap())
@@ -213,6 +222,14 @@ def not_let_in(code: int, message: str) -> NoReturn:
     raise WireError(f"{' '.join(message.split())} (Flower's exit code {code})")
 
 
+def reason(error: WireError) -> str:
+    """Return why this site is not let in; where its clock is wrong, that and the remedy."""
+    answers = (cause.response for cause in causes(error) if isinstance(cause, httpx.HTTPStatusError))
+    checks = (clock(answer.headers.get("date"), datetime.now(UTC)) for answer in answers)
+    wrong = (f"this machine's clock is {c.found}: {c.remedy}" for c in checks if c.state == "failed")
+    return "; ".join([*wrong, str(error)])
+
+
 def patient() -> RetryInvoker:
     """Return Flower's way of trying again, with a broken line among what is tried again."""
     invoker = make_simple_http_retry_invoker()
@@ -252,12 +269,14 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def main(home: SiteHome) -> None:
     """Take part until SIGTERM; what is being worked at when that comes is dropped."""
     logs.begin()
+    home.obstacle.unlink(missing_ok=True)
     settings = settings_of(home)
     for place, name, value in changes():
         setattr(place, name, value)
     end_by_signals()
-    with suppress(KeyboardInterrupt), closing(Launcher(home.approved, lambda: Worker(settings))) as launcher:
-        keep_line(lambda: connected(home), launcher)
+    launching = Launcher(home.approved, settings.policy, lambda: Worker(settings))
+    with suppress(KeyboardInterrupt), closing(launching) as launcher:
+        keep_line(lambda: connected(home), launcher, home.obstacle)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
@@ -126,7 +126,7 @@ def taken(head: Message, root: str, pull: Pull, room: Places = fresh, lying: Col
 
     Its vectors lie in what `room` gives for their sizes, and can be written to. A piece of `lying` may be in
     its place already: if what is there has its name, it is not pulled. Raises `WireError` where this is no
-    message, Flower's `ObjectPullError` where a piece of it cannot be had.
+    message, Flower's `ObjectPullError` where a piece of it cannot be had, and what `room` raises.
     """
     try:
         found = _unfolded(head)
@@ -136,6 +136,18 @@ def taken(head: Message, root: str, pull: Pull, room: Places = fresh, lying: Col
         raise WireError(f"message {root} is not whole ({error!r}): its sender runs something else") from error
     found.metadata.__dict__["_message_id"] = root
     return found
+
+
+def bare(head: Message, root: str) -> Message:
+    """Return the message that `head` announces, which `taken` would, without its vectors."""
+    found = _unfolded(head)
+    records = {
+        name: ArrayRecord() if isinstance(record, ArrayRecord) else record
+        for name, record in found.content.items()
+    }
+    message = make_message(head.metadata, RecordDict(records))
+    message.metadata.__dict__["_message_id"] = root
+    return message
 
 
 def given(pieces: Mapping[str, Parts], push: Push, wanted: Collection[str]) -> None:

@@ -113,7 +113,12 @@ async def take_over(let_in: Callable[..., Any], handler: Callable[..., Any], req
 
 
 async def hand_out(let_in: Callable[..., Any], handler: Callable[..., Any], request: Request) -> Response:
-    """Return a piece: 200, 425 where it is announced and not there yet, 404 where nobody has heard of it."""
+    """Return a piece: 200, 425 where it is announced and not there yet, 404 where nobody has heard of it.
+
+    Flower is asked only about one that is not there. It would look whether the run goes on that the asker
+    names, and not whose the piece is: who knows its name has it from a head of its own. That a run has ended
+    a site is told when it has taken all of a message, before it works at it.
+    """
     told = _told(request, PullObjectRequest)
     find = await run_in_threadpool(let_in, request, handler)
     path = _store(request).path(told.object_id)

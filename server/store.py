@@ -5,7 +5,8 @@ what is written is short here, and rare:
 
     a piece           is a file before the database is asked for anything, and a server application writes
                       its own there itself; most are gone again before the disk has heard of them. Nothing
-                      is flushed: what a power failure has taken is asked for again.
+                      is flushed: what a power failure has taken is asked for again. So all are read once
+                      where the machine has been started anew, and not where this process has been.
     a slow line       keeps its message open as long as bytes come
     a silent process  is looked for once a second, and not with every request
     a run's bytes     are not counted: they are in our own record
@@ -14,7 +15,7 @@ what is written is short here, and rare:
 import os
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import file_digest, sha256
@@ -30,7 +31,11 @@ from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from flwr.supercore.state.schema.objectstore_models import StoredObject
 from sqlalchemy import make_url, select, update
 
+from protocol import files
+
 FOLDER = "pieces"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+"""Another text each time that the machine starts."""
 IN_A_FILE = b"\0"
 """Stands in the database for a piece that is there."""
 LOOK_S = 1.0
@@ -87,7 +92,8 @@ class PieceStore(SqlObjectStore):
         """Open the database; what a crash has left as a file alone, or as a line alone, is gone."""
         tables = super().initialize(*arguments, **named)
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._strike_lost()
+        self._strike_lost(Path.is_file if self._seen_since_boot() else _is_whole)
+        files.write_text(self._boot, BOOT.read_text())
         for path in self._folder.iterdir():
             self._clear_away(path.name)
         return tables
@@ -124,12 +130,20 @@ class PieceStore(SqlObjectStore):
         super().delete(object_id)
         self._clear_away(object_id)
 
-    def _strike_lost(self) -> None:
+    @property
+    def _boot(self) -> Path:
+        """Holds what `BOOT` was when all files were found to be whole."""
+        return self._folder.with_suffix(".boot")
+
+    def _seen_since_boot(self) -> bool:
+        return self._boot.exists() and self._boot.read_text() == BOOT.read_text()
+
+    def _strike_lost(self, is_there: Callable[[Path], bool]) -> None:
         """Note that pieces are not there whose files never reached the disk, or not as they were."""
         there = select(StoredObject.object_id).where(StoredObject.content == IN_A_FILE)
         with self.session() as session:
             for name in filter(None, session.scalars(there).all()):
-                if not _is_whole(self.path(name)):
+                if not is_there(self.path(name)):
                     lost = update(StoredObject).where(StoredObject.object_id == name)
                     session.execute(lost.values(content=b"", is_available=0))
 

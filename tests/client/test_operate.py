@@ -16,6 +16,7 @@ from privacy.audit import read
 from protocol.bundle import bundle_hash
 from protocol.checks import failed, ok
 from protocol.errors import SettingsError, TrustError
+from protocol.files import write_text
 from tests.enrolment import asked, founded, joined
 
 UNREACHED = failed("server", "connection refused", "is the server down?")
@@ -63,16 +64,33 @@ def test_who_is_no_member_does_not_start(tmp_path: Path) -> None:
         require_member(home)
 
 
-def test_an_expired_membership_does_not_start(north: SiteHome, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("days", "remedy"),
+    [(400, "ask the coordinator for a newer one"), (-1, "set this machine's clock, by NTP")],
+)
+def test_a_membership_that_does_not_hold_now_does_not_start(
+    north: SiteHome, monkeypatch: pytest.MonkeyPatch, days: int, remedy: str
+) -> None:
     class Later(datetime):
         @classmethod
         def now(cls, tz: object = None) -> datetime:
-            return datetime.now(UTC) + timedelta(days=400)
+            return datetime.now(UTC) + timedelta(days=days)
 
     require_member(north)
     monkeypatch.setattr(operate, "datetime", Later)
-    with pytest.raises(TrustError, match="ask the coordinator for a newer one"):
+    with pytest.raises(TrustError, match=remedy):
         require_member(north)
+
+
+def test_the_status_says_what_keeps_a_site_out(
+    north: SiteHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operate_cli, "kept", lambda _: [])
+    operate_cli.status(north.folder)
+    assert "not let in" not in capsys.readouterr().out
+    write_text(north.obstacle, "the clock is wrong")
+    operate_cli.status(north.folder)
+    assert "not let in: the clock is wrong" in capsys.readouterr().out
 
 
 def test_an_approval_is_kept_and_audited_once(north: SiteHome) -> None:

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,7 +51,9 @@ from client.home import SiteHome
 from client.launcher import Launcher
 from client.supernode import LONGEST_PAUSE_S, changes, connected, keep_line, patient, step
 from privacy.certificates import node_key as node_private_key
+from protocol import files
 from protocol.carriage import ABOUT, Carrier, in_header, puller, pusher
+from protocol.errors import WireError
 from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
 from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Place, Push, given, packed
 from server import carriage, superlink
@@ -108,7 +111,7 @@ def _serving(
 def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generator[Launcher]:
     """North's process, as a thread."""
     done, start = threading.Event(), iter([hand]).__next__
-    launcher: Any = Launcher(north.approved, start)  # pyright: ignore[reportArgumentType]
+    launcher: Any = Launcher(north.approved, north.policy, start)  # pyright: ignore[reportArgumentType]
 
     def sleep(seconds: float) -> None:
         if done.wait(seconds):
@@ -116,7 +119,7 @@ def _at_work(north: SiteHome, hand: Hand, patch: pytest.MonkeyPatch) -> Generato
 
     def work() -> None:
         with closing(launcher), suppress(Ended):
-            keep_line(lambda: connected(north), launcher)
+            keep_line(lambda: connected(north), launcher, north.obstacle)
 
     for module in (fleet_http_connection, heartbeat):  # a second one would interrupt a site that is sent away
         patch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 300)
@@ -181,6 +184,7 @@ def test_a_task_is_answered_over_one_line_until_the_site_is_taken_out(
 ) -> None:
     home = founded(tmp_path, "north", host="127.0.0.1")
     north, hand = joined(home, tmp_path, "north"), Hand()
+    files.write_text(north.obstacle, "the line before was not let in")
     vectors = {"shared": torch.rand(2_000_000), "head:tumour": torch.zeros(3)}
     with (
         _serving(home, north, monkeypatch) as (address, link),
@@ -192,10 +196,45 @@ def test_a_task_is_answered_over_one_line_until_the_site_is_taken_out(
         assert arrival.reply.update is not None
         assert all(torch.equal(arrival.reply.update.deltas[g], v) for g, v in vectors.items())
         assert [objection for _, objection in hand.asked] == ["", ""]  # the bundle was ours
+        assert not north.obstacle.exists()
         (node,) = link.nodes()
         link.unregister(node.number)
         assert _until(lambda: "not let in" in caplog.text)
+    assert "Flower's exit code" in north.obstacle.read_text()
+    assert "clock" not in north.obstacle.read_text()
     assert not hand.alive
+
+
+@pytest.mark.parametrize(
+    ("date", "said"),
+    [
+        (timedelta(hours=-1), "clock is 3600 s ahead of the coordinator: set this machine's clock, by NTP"),
+        (timedelta(hours=1), "clock is 3600 s behind the coordinator: set this machine's clock, by NTP"),
+        (timedelta(), ""),
+        (None, ""),
+    ],
+)
+def test_a_site_that_is_sent_away_says_whether_its_clock_is_wrong(
+    date: timedelta | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    monkeypatch.setattr(supernode, "datetime", SimpleNamespace(now=lambda _: now))
+    headers = {} if date is None else {"date": format_datetime(now + date, usegmt=True)}
+    request = httpx.Request("POST", "https://server")
+    away = httpx.HTTPStatusError("401", request=request, response=httpx.Response(401, headers=headers))
+
+    def end() -> None:  # as Flower does it
+        try:
+            raise away
+        except httpx.HTTPStatusError:
+            supernode.not_let_in(600, "Invalid SuperNode authentication")
+
+    with pytest.raises(WireError) as found:
+        end()
+    told = supernode.reason(found.value)
+    assert told.endswith("Invalid SuperNode authentication (Flower's exit code 600)")
+    assert ("clock" in told) == bool(said)
+    assert said in told
 
 
 def test_a_reply_that_is_no_message_is_an_answer_that_failed(
@@ -213,6 +252,27 @@ def test_a_reply_that_is_no_message_is_an_answer_that_failed(
         (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=large))], 60.0)
     assert arrival.status == "failed"
     assert "fewer bytes than announced" in arrival.reason
+
+
+def test_a_piece_that_is_named_again_and_again_is_not_taken_beyond_what_the_policy_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = founded(tmp_path, "north", host="127.0.0.1")
+    north, hand, most = joined(home, tmp_path, "north"), Hand(), 4 * PIECE_BYTES
+    north.policy.write_text(f"leaves: {{largest_message_bytes: {most}}}")
+    empty = torch.zeros(PIECE_BYTES // 4)
+    with (
+        _serving(home, north, monkeypatch) as (address, link),
+        _at_work(north, hand, monkeypatch),
+        _wire(address, home, link) as wire,
+    ):
+        for times, status in ((4, "answered"), (5, "declined"), (4, "answered")):
+            vectors = {f"modality:m{number}": empty for number in range(times)}
+            (arrival,) = wire.ask([("north", Task("evaluate", "r", 1, "recipe", vectors=vectors))], 60.0)
+            assert arrival.status == status
+            message, objection = hand.asked[-1]
+            assert ("largest_message_bytes" in objection) == (times > 4) == ("largest" in arrival.reason)
+            assert len(unpack_task(message).vectors) == (0 if times > 4 else times)
 
 
 def test_a_model_that_a_site_holds_is_taken_before_it_is_there(

@@ -99,17 +99,17 @@ class Federation:
 
     # -- processes ---------------------------------------------------------------------------
 
-    def start(self, *names: str) -> None:
-        """Start keepers: `server`, or a site's by its name."""
+    def start(self, *names: str, **environment: str) -> None:
+        """Start keepers: `server`, or a site's by its name; what they start has their environment."""
         for name in names:
             group, home = (
                 ("server", self.coordinator.folder) if name == "server" else ("site", self.folder / name)
             )
             words = [sys.executable, "-m", "consilium", group, "start", "--home", str(home)]
-            environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            whole = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
             with (self.folder / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
-                    words, stdout=log, stderr=log, cwd=self.folder, env=environment
+                    words, stdout=log, stderr=log, cwd=self.folder, env=whole
                 )
 
     def connected(self) -> set[str]:

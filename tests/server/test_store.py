@@ -75,11 +75,14 @@ def test_what_a_crash_left_is_removed_and_what_is_in_use_stays(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("left", [None, b"", PIECE[:-1], bytes(len(PIECE))])
-def test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path: Path, left: bytes | None) -> None:
+def test_what_a_power_failure_has_taken_is_asked_for_again(
+    tmp_path: Path, left: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The database had reached the disk, and the piece had not, or not all of it."""
     _put(_opened(tmp_path), "one")
     path = tmp_path / FOLDER / NAME
     path.unlink() if left is None else path.write_bytes(left)
+    _started_anew(tmp_path, monkeypatch)
     store = _opened(tmp_path)
     assert not _files(tmp_path)
     assert store.preregister(RUN, _tree("one")) == [NAME, _tree("one").object_id]
@@ -88,12 +91,48 @@ def test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path: Path, left:
     assert NAME not in _opened(tmp_path).preregister(RUN, _tree("one"))
 
 
+def _started_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine has been."""
+    boot = folder / "boot_id"
+    boot.write_text("another")
+    monkeypatch.setattr(store_module, "BOOT", boot)
+
+
 def test_a_store_that_believes_its_database_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "_is_whole", lambda path: True)
     with pytest.raises(AssertionError):
-        test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path, None)
+        test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path, None, monkeypatch)
+
+
+def test_a_store_that_takes_any_start_for_the_machines_last_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PieceStore, "_seen_since_boot", lambda store: store._boot.exists())
+    with pytest.raises(AssertionError):
+        test_what_a_power_failure_has_taken_is_asked_for_again(tmp_path, b"", monkeypatch)
+
+
+def test_pieces_are_read_once_after_the_machine_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process has written outlives its death, however it dies; only the machine's takes it."""
+    _put(_opened(tmp_path), "one")
+    read, is_whole = list[Path](), vars(store_module)["_is_whole"]
+    monkeypatch.setattr(store_module, "_is_whole", lambda path: read.append(path) or is_whole(path))
+    _opened(tmp_path)
+    assert not read
+    _started_anew(tmp_path, monkeypatch)
+    for _ in range(2):
+        _opened(tmp_path)
+        assert read == [tmp_path / FOLDER / NAME]
+
+
+def test_a_piece_that_is_gone_is_asked_for_again_without_a_start_of_the_machine(tmp_path: Path) -> None:
+    _put(_opened(tmp_path), "one")
+    (tmp_path / FOLDER / NAME).unlink()
+    assert NAME in _opened(tmp_path).preregister(RUN, _tree("one"))
 
 
 def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
