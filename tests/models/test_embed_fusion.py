@@ -142,10 +142,9 @@ def test_a_modality_that_no_case_has_gets_no_gradient() -> None:
         assert all(grad is None for grad in theirs)
 
 
-def test_a_case_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_is_encoded_once() -> None:
     """Whatever is read from it: outlines, labels, means."""
-    model = built()
-    passes: list[str] = []
+    model, passes = built(), list[str]()
     for group, encoder in model.body.encoders.items():
         encoder.register_forward_hook(lambda *_, group=group: passes.append(group))
     recipe = recipe_for("embed_fusion")
