@@ -54,10 +54,17 @@ class MultiModal(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
-        """Return head -> logits from what may be seen of every modality; no pretext is among them."""
+        """Return head -> logits from what may be seen of every modality.
+
+        Also pretext -> `(B, 1)` where it leaves nothing to chance and reads the same features: they are
+        then computed once.
+        """
 
     def pretext(self, seen: Mapping[str, Seen], draw: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return pretext -> `(B, 1)`, what each case costs by itself; chance follows from `draw` `(B,)`."""
+        """Return pretext -> `(B, 1)`, what each case costs by itself; chance follows from `draw` `(B,)`.
+
+        Pretexts that `predict` gives are not among them.
+        """
         return {}
 
     @property

@@ -23,7 +23,7 @@ def output_channels(head: Head) -> int:
 
 def map_heads(heads: Mapping[str, Head], dims: int, channels: int) -> nn.ModuleDict:
     """Return the layers of the segmentation heads, from maps of `channels`."""
-    layer, wanted = CONVOLUTION[dims], _chosen(heads, "segmentation")
+    layer, wanted = CONVOLUTION[dims], outlines_of(heads)
     return nn.ModuleDict({head_group(n): layer(channels, output_channels(h), 1) for n, h in wanted.items()})
 
 
@@ -48,6 +48,11 @@ def log_chances(head: Head, logits: Tensor) -> Tensor | None:
     if head.kind in {"classification", "segmentation"}:
         return torch.stack([functional.logsigmoid(logits), functional.logsigmoid(-logits)], -1)
     return None
+
+
+def outlines_of(heads: Mapping[str, Head]) -> dict[str, Head]:
+    """Return the segmentation heads."""
+    return _chosen(heads, "segmentation")
 
 
 def pretexts_of(heads: Mapping[str, Head]) -> tuple[str, ...]:

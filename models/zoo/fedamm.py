@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from models.classes import class_chances, class_means, classes_of, half_squares
 from models.fits import need_image, need_segmentation
 from models.heads import pretexts_of
-from models.masking import Seen, visible
+from models.masking import Seen
 from models.tokens import Learned
 from models.unet import Channels, Dims, Groups, Plan
 from models.zoo.encoders_unet import EncodersUNet
-from protocol.batch import Batch
 from protocol.groups import head_group, taught_by
 from protocol.recipe import Head, Modality, NotNegative
 
@@ -50,9 +49,8 @@ class FedAMM(EncodersUNet):
         }
         self.prototypes = nn.ModuleDict(prototypes)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits and pretext -> costs `(B, 1)`, of one pass of the encoders."""
-        seen = visible(batch, self.modalities)
         levels = self.levels(seen)
         outputs = self.read(levels, self.fused(levels, seen), seen)
         if not self.prototypes:

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from models.classes import class_chances, class_means, classes_of, half_squares
 from models.fits import need_image, need_segmentation
 from models.heads import pretexts_of
-from models.masking import Seen, rows, visible
+from models.masking import Seen, rows
 from models.tokens import Learned
 from models.unet import Channels, Dims, Groups, Plan
 from models.zoo.encoders_unet import EncodersUNet
-from protocol.batch import Batch
 from protocol.groups import head_group
 from protocol.recipe import Head, Modality
 
@@ -46,9 +45,8 @@ class FedMEMA(EncodersUNet):
         self.anchors = nn.ModuleDict({group: Learned(classes * self.size) for group in groups})
         self.attend = Attend(self.size) if groups else None
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
         """Return head -> logits and pretext -> costs `(B, 1)`, of one pass of the encoders."""
-        seen = visible(batch, self.modalities)
         levels = self.levels(seen)
         fused = self.fused(levels, seen)
         outputs = self.read(levels, fused, seen)
@@ -57,7 +55,7 @@ class FedMEMA(EncodersUNet):
         chances = class_chances([outputs[name] for name in self.outlined], self.plan)
         means, much = class_means(fused[-1].detach(), chances)
         for group in self.anchors:
-            costs = (half_squares(means, self._anchors(group, len(batch))) * much).sum(1)
+            costs = (half_squares(means, self._anchors(group, len(means))) * much).sum(1)
             cost = torch.where(self._full(seen), costs, 0.0)
             outputs[group.removeprefix(head_group(""))] = cost[:, None]
         return outputs

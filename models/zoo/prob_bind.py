@@ -53,20 +53,16 @@ class ProbBind(MultiModal):
         self.heads = vector_heads(heads, size)
 
     def predict(self, seen: Mapping[str, Seen]) -> dict[str, Tensor]:
-        """Return head -> logits."""
-        if not self.heads:
-            return {}
-        return predictions(self.heads, gaussians.product(self.said(seen), seen, self.size).mean)
-
-    def pretext(self, seen: Mapping[str, Seen], draw: Tensor) -> dict[str, Tensor]:
-        """Return surprises `(B, 1)`, and in training what is compared, `(B, M, 1 + 2 size)`."""
-        del draw
-        wanted = {n: o for n, o in self.objectives.items() if o == "own" or self.training}
-        said = self.said(seen) if wanted else {}
-        return {
-            name: surprises(said, seen) if objective == "own" else gaussians.packed(said, seen, self.size)
-            for name, objective in wanted.items()
-        }
+        """Return logits, surprises `(B, 1)`, and in training what is compared, `(B, M, 1 + 2 size)`."""
+        said, outputs = self.said(seen), dict[str, Tensor]()
+        if self.heads:
+            outputs |= predictions(self.heads, gaussians.product(said, seen, self.size).mean)
+        for name, objective in self.objectives.items():
+            if objective == "own":
+                outputs[name] = surprises(said, seen)
+            elif self.training:
+                outputs[name] = gaussians.packed(said, seen, self.size)
+        return outputs
 
     def said(self, seen: Mapping[str, Seen]) -> dict[str, Gaussian]:
         """Return the Gaussian of every modality that anybody has."""

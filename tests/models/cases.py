@@ -39,8 +39,8 @@ OUTLINING = (
     "stunet",
 )  # images in, segmentations out, and no more
 OWNED = tuple(n for n in OUTLINING if n not in {"mulmodseg", "stunet"})  # which have parameters of a modality
-MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES)
-ALL = (*SEGMENTING, *OUTLINING, *TABULAR, *OF_IMAGES, *VECTORIAL, "embed_fusion", *TOLD)
+MAPPING = (*SEGMENTING, *OUTLINING, *OF_IMAGES, "embed_fusion")
+ALL = (*MAPPING, *TABULAR, *VECTORIAL, *TOLD)
 
 IMAGES_AND_TABLE = {"flair": Modality(), "t1": Modality(), "ehr": Modality("table", 5)}
 IMAGES = {"flair": Modality(), "t1": Modality(), "t2": Modality()}

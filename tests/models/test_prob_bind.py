@@ -62,6 +62,15 @@ def test_who_has_nothing_to_pair_pays_for_surprise_alone() -> None:
     assert float(losses[0].detach()) == 0 < float(losses[1].detach())
 
 
+def test_a_case_is_encoded_once() -> None:
+    """Whatever is read from it: labels, binding, surprise."""
+    model, passes = built().train(), list[str]()
+    for group, encoder in model.encoders.items():
+        encoder.register_forward_hook(lambda *_, group=group: passes.append(group))
+    assert model(batch_for(RECIPE, presence(RECIPE, [NAMES] * 2))).keys() == BINDING.heads.keys()
+    assert passes == [f"modality:{name}" for name in NAMES]
+
+
 def test_absent_content_is_not_compared() -> None:
     patterns = [NAMES, NAMES[:2], NAMES[1:], NAMES[:1], ()]
     recipe = replace(BINDING, heads={"grade": RECIPE.heads["grade"]} | PAIR)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from imaging.cohort import Cohort
 from models.catalogue import build_model
 from models.exported import Predictor
 from models.flat import Flat
 from privacy.accounting import Event, epsilon
 from privacy.ledger import reading
 from protocol.metrics import Tally
-from protocol.recipe import EarlierStage, Head, Part, Privacy, Recipe, Secure, Training
+from protocol.recipe import EarlierStage, Evaluation, Head, Part, Privacy, Recipe, Secure, Training
 from protocol.stages import stages_of
 from protocol.update import Vectors
 from server import app, checkpoint
@@ -56,6 +57,56 @@ def stop_after(number: int, site: str = "") -> Callable[[int, SiteRound | Round]
             raise KeyboardInterrupt
 
     return watch
+
+
+FUSING = recipe(
+    heads={"grade": Head("classification", objective=Part("bce")), "mean": SCAN},
+    model=Part("embed_fusion", {"channels": (4, 8)}),
+    rounds=2,
+    training=Training(batch=8, optimizer="adam", rate=0.05, weight_decay=0.1, frozen=("modality",)),
+    evaluation=Evaluation(select="grade/auroc"),
+    stages=(EarlierStage("outline", 1, STAGED.heads, training=Training(batch=8, rate=0.05)),),
+)
+
+
+def graded() -> dict[str, Cohort]:
+    """The sites of `cohorts`; a slice is of grade 1 where its tumour is large, and south knows no grade."""
+    found: dict[str, Cohort] = {}
+    for site, each in cohorts().items():
+        size = each.cases.targets["tumour"].flatten(1).mean(1)
+        targets = each.cases.targets | {"grade": (size > size.median()).long()}
+        knows = torch.full((len(size),), site != "south")
+        labelled = each.cases.labelled | {"grade": knows}
+        found[site] = replace(each, cases=replace(each.cases, targets=targets, labelled=labelled))
+    return found
+
+
+def encoders(kept: Vectors) -> Vectors:
+    parameters = unflatten(kept).parameters
+    return {group: parameters[group] for group in ("modality:flair", "modality:t1")}
+
+
+def test_what_learns_from_vectors_leaves_their_encoders_as_outlines_have_taught_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, and no site sends what it lacks; without `frozen` weight decay moves them."""
+    federation = Federation(tmp_path, graded(), monkeypatch)
+
+    def before_and_after(whole: Recipe, run: str) -> tuple[Vectors, Vectors]:
+        with pytest.raises(KeyboardInterrupt):
+            federation.run(whole, run, stop_after(2))
+        before = final(federation, run)
+        federation.run(whole, run)
+        return encoders(before), encoders(final(federation, run))
+
+    assert same(*before_and_after(FUSING, "run"))
+    for number, ended in enumerate(read_record(federation.folder / "run").rounds, 1):
+        groups = {each.site: set(each.groups) for each in ended.sites}
+        assert groups["west"] > {"modality:flair", "modality:t1"}
+        assert groups["south"] & {"modality:t1", "head:grade"} == set()
+        assert ("head:tumour" in groups["south"]) == (number == 1)
+    thawed = replace(FUSING, training=replace(FUSING.training, frozen=()))
+    assert not same(*before_and_after(thawed, "mutant"))
 
 
 def test_a_run_goes_through_its_stages(federation: Federation) -> None:

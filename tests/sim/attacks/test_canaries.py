@@ -13,10 +13,12 @@ from torch import Tensor
 
 from client import training
 from client.sampling import poisson
+from models.catalogue import build_model
 from privacy.accounting import Event
 from privacy.noise import SecureGenerator
 from sim.attacks import canaries
 from sim.attacks.canaries import DELTA, Measured, best_number, how_many, lower_bound, measure, p_value, ratios
+from tests.models.cases import PRETEXT, batch_for, presence, recipe_for
 from tests.sim.attacks.rigged import TABLE, rig
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
@@ -149,3 +151,14 @@ def test_a_mark_moves_a_step_by_the_clip_norm(monkeypatch: pytest.MonkeyPatch) -
     joined = torch.tensor([True, False, True])
     marks = canaries.observed(canaries._clinic(TABLE, joined, 0), Event(0.0, 1.0, 2), lambda: None)
     torch.testing.assert_close(marks, joined.double().expand(2, -1), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PRETEXT)
+def test_a_model_beside_the_marks_gives_all_that_it_gives_alone(name: str) -> None:
+    recipe = recipe_for(name)
+    model, batch = build_model(recipe), batch_for(recipe, presence(recipe, [tuple(recipe.modalities)]))
+    beside = canaries._Marked(model, 3)(batch)
+    assert beside.pop(canaries._MARK).shape == (1, 3)
+    alone = model(batch)
+    assert beside.keys() == alone.keys() == recipe.heads.keys()
+    assert all(torch.equal(beside[head], alone[head]) for head in alone)
