@@ -50,6 +50,9 @@ def methods(
         Literal["each", "first"], typer.Option(help="whether each recipe has its own, or the first alone")
     ] = "each",
     replicates: Annotated[int, typer.Option(min=1, help="draws of patients, for the intervals")] = 1000,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="score clean scans alone: failures and corruptions take long")
+    ] = False,
     page: Annotated[
         Path | None, typer.Option(help="Markdown to write, plots beside; OUT/comparison.md")
     ] = None,
@@ -58,12 +61,13 @@ def methods(
     sets, numbers = [_named(each) for each in data], _seeds(seeds)
     loaded = [load_recipe(path, change or [], CATALOGUES) for path in recipes]
     metric = _metric(loaded)
-    target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates))
+    target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates, clean))
     words = ["consilium", "bench", "methods", *map(str, recipes), *(f"--data {each}" for each in data)]
     words += [
         f"--seeds {seeds}",
         f"--controls {controls}",
         f"--replicates {replicates}",
+        *(["--clean"] if clean else []),
         *(f"--set {shlex.quote(c)}" for c in change or []),
     ]
     text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]

@@ -31,7 +31,7 @@ from server import robustness
 from server.book import Watch
 from server.record import read_record
 from server.robustness import Replicates, Robustness, read_replicates
-from sim.assessment import Effort, assess, question
+from sim.assessment import Effort, Question, assess, question
 from sim.opened import sites_of_run
 from sim.run import POOLED, Launch, conduct, new_run, read_launch
 
@@ -132,8 +132,8 @@ def finished(cell: Cell, plan: Plan, reference: Path | None, watch: Watch) -> Pa
     folder = _begun(cell, place) or new_run(cell.recipe, Launch(cell.data, tracking="off", threads=1), place)
     if not _is_finished(folder):
         conduct(folder, cell.recipe, watch)
-    if not _is_answered(folder, plan.effort, reference):
-        asked = question(cell.recipe, "", plan.effort, reference)
+    asked = question(cell.recipe, "", plan.effort, reference)
+    if not _is_answered(folder, asked):
         sites = sites_of_run(folder, cell.recipe, read_launch(folder))
         robustness.write(folder, *assess(asked, sites, folder.name, "final", lambda: None))
     return folder
@@ -160,10 +160,12 @@ def _is_finished(folder: Path) -> bool:
     return (folder / "record.json").exists() and read_record(folder).status == "finished"
 
 
-def _is_answered(folder: Path, effort: Effort, reference: Path | None) -> bool:
-    found = robustness.read(folder)
-    asked = (effort.seed, effort.replicates, reference.name if reference else "")
-    return found is not None and (found.seed, found.replicates, found.reference) == asked
+def _is_answered(folder: Path, asked: Question) -> bool:
+    found, effort = robustness.read(folder), asked.effort
+    if found is None or not {each.family for each in asked.shown} <= {row.family for row in found.rows}:
+        return False
+    reference = asked.reference.name if asked.reference else ""
+    return (found.seed, found.replicates, found.reference) == (effort.seed, effort.replicates, reference)
 
 
 def cells(methods: Mapping[str, Recipe], dataset: str, data: Path, seeds: Sequence[int]) -> Iterator[Cell]:
