@@ -21,6 +21,7 @@ one cell. What was killed goes on from its last checkpoint, and what is finished
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from client.sampling import steps_a_round
 from imaging.sources import list_sites, read_cohort
@@ -60,6 +61,8 @@ class Plan:
     effort: Effort
 
 
+Controls = Literal["each", "first", "early"]
+"""Whose are trained: each recipe's, the first recipe's, or early fusion and no other."""
 Found = tuple[Robustness, Replicates]
 """What came of a cell."""
 
@@ -81,16 +84,17 @@ def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
     }
 
 
-def contenders(recipes: Sequence[Recipe], data: Path, *, controls_of_each: bool) -> dict[str, Recipe]:
-    """Return label -> recipe: the first recipe and its controls, then each other, with its own or alone.
+def contenders(recipes: Sequence[Recipe], data: Path, controls: Controls) -> dict[str, Recipe]:
+    """Return label -> recipe: early fusion, then each recipe, with the controls that it is to have.
 
     Early fusion is trained once, as the first recipe says.
     """
-    first, *others = recipes
-    found = with_controls(first, data)
-    for other in others:
-        own = with_controls(other, data) if controls_of_each else {other.name: other}
-        found |= {label: each for label, each in own.items() if label != EARLY_FUSION}
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        own = with_controls(recipe, data)
+        wanted = own if controls == "each" or (controls == "first" and not found) else (recipe.name,)
+        kept = [label for label in own if label in wanted or label == EARLY_FUSION]
+        found |= {label: own[label] for label in kept if label not in found}
     return found
 
 

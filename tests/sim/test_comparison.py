@@ -85,11 +85,14 @@ def test_equal_controls_of_two_methods_are_one_cell(data: Path) -> None:
 
 def test_early_fusion_is_the_first_recipes_and_the_others_have_their_controls_or_none(data: Path) -> None:
     other = replace(METHOD, name="other", training=Training(batch=4, epochs=1, rate=0.1))
-    alone = contenders([METHOD, other], data, controls_of_each=False)
-    whole = contenders([METHOD, other], data, controls_of_each=True)
+    alone = contenders([METHOD, other], data, "first")
+    whole = contenders([METHOD, other], data, "each")
 
     assert alone == with_controls(METHOD, data) | {"other": other}
     assert whole == with_controls(other, data) | with_controls(METHOD, data)
+    early = contenders([METHOD, other], data, "early")
+    assert early == {EARLY_FUSION: alone[EARLY_FUSION], "tiny": METHOD, "other": other}
+    assert list(early) == [EARLY_FUSION, "tiny", "other"]
 
 
 def few(recipe: Recipe, data: Path) -> dict[str, Recipe]:
@@ -202,7 +205,7 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
 ) -> None:
     """One section a data set; the results are those of `tests.server.test_ranking`."""
     wanted = dict.fromkeys(MODELS, METHOD)
-    monkeypatch.setattr(bench_cli, "contenders", lambda recipes, folder, controls_of_each: wanted)
+    monkeypatch.setattr(bench_cli, "contenders", lambda recipes, folder, controls: wanted)
     monkeypatch.setattr(bench_cli, "compared", lambda *given: MODELS)
     words = ["bench", "methods", str(PHANTOM), "--data", "a=here", "--data", "b=there", "--set", "rounds=5"]
     page = data / "docs" / "comparison.md"
