@@ -20,20 +20,15 @@ sums of a kind mean; `models.metrics` fills them from tensors.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from protocol.errors import UpdateError
 
 Sums = tuple[float, ...]
-Bins = NDArray[np.float64]
-"""A histogram of scores, `(N, 3)`: bin, positives, negatives."""
 
 AUROC_BINS = 1024
 ECE_BINS = 15
@@ -122,28 +117,26 @@ def _ece(sums: Sums) -> float:
 
 
 def _auroc(sums: Sums) -> float:
-    table = _bins(sums)
-    classes = table[:, 0] // AUROC_BINS
-    areas = [area for c in np.unique(classes) if not math.isnan(area := _area(table[classes == c]))]
+    classes = groupby(_triples(sums), lambda row: row[0] // AUROC_BINS)
+    areas = [area for _, rows in classes if not math.isnan(area := _area(rows))]
     return sum(areas) / len(areas) if areas else math.nan
 
 
 def _cases_in_bins(sums: Sums) -> float:
     # Every case stands once in the bins of every class.
-    table = _bins(sums)
-    return float(table[table[:, 0] < AUROC_BINS, 1:].sum())
+    return sum(positives + negatives for place, positives, negatives in _triples(sums) if place < AUROC_BINS)
 
 
-def _area(table: Bins) -> float:
-    _, positives, negatives = table.T
-    below = negatives.cumsum() - negatives
-    pairs = positives.sum() * negatives.sum()
-    return float(positives @ (below + negatives / 2) / pairs) if pairs else math.nan
+def _area(rows: Iterable[tuple[float, float, float]]) -> float:
+    won = below = above = 0.0
+    for _, positives, negatives in rows:
+        won += positives * (below + negatives / 2)
+        below, above = below + negatives, above + positives
+    return won / (below * above) if below and above else math.nan
 
 
-def _bins(sums: Sums) -> Bins:
-    # As arrays: a bootstrap asks for a thousand areas under each of a hundred conditions.
-    return np.fromiter(sums, float, len(sums)).reshape(-1, 3)
+def _triples(sums: Sums) -> Iterator[tuple[float, float, float]]:
+    return zip(sums[::3], sums[1::3], sums[2::3], strict=True)
 
 
 # -- From two tallies to one ---------------------------------------------------------------------
@@ -156,10 +149,11 @@ def _add(left: Sums, right: Sums) -> Sums:
 
 
 def _add_bins(left: Sums, right: Sums) -> Sums:
-    both = np.concatenate([_bins(left), _bins(right)])
-    places, row = np.unique(both[:, 0], return_inverse=True)
-    columns = [np.bincount(row, both[:, column], len(places)) for column in (1, 2)]
-    return tuple(np.stack([places, *columns], 1).ravel().tolist())
+    bins = {place: (positives, negatives) for place, positives, negatives in _triples(left)}
+    for place, positives, negatives in _triples(right):
+        here = bins.get(place, (0.0, 0.0))
+        bins[place] = (here[0] + positives, here[1] + negatives)
+    return tuple(x for place in sorted(bins) for x in (place, *bins[place]))
 
 
 # -- The table -----------------------------------------------------------------------------------
