@@ -20,9 +20,10 @@ sums of a kind mean; `models.metrics` fills them from tensors.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
+from itertools import combinations, groupby
 from typing import Literal
 
 from protocol.errors import UpdateError
@@ -64,7 +65,7 @@ class Tally:
         """What the value is an average over: patients, cases or pairs; 0 if nothing was counted."""
         return METRICS[self.kind].count(self.sums)
 
-    @property
+    @cached_property
     def value(self) -> float:
         """The metric over everything counted; NaN if that is nothing."""
         return METRICS[self.kind].value(self.sums) if self.count else math.nan
@@ -116,10 +117,8 @@ def _ece(sums: Sums) -> float:
 
 
 def _auroc(sums: Sums) -> float:
-    classes: dict[int, list[Sums]] = {}
-    for place, positives, negatives in _triples(sums):
-        classes.setdefault(int(place) // AUROC_BINS, []).append((positives, negatives))
-    areas = [area for bins in classes.values() if not math.isnan(area := _area(bins))]
+    classes = groupby(_triples(sums), lambda row: row[0] // AUROC_BINS)
+    areas = [area for _, rows in classes if not math.isnan(area := _area(rows))]
     return sum(areas) / len(areas) if areas else math.nan
 
 
@@ -128,16 +127,16 @@ def _cases_in_bins(sums: Sums) -> float:
     return sum(positives + negatives for place, positives, negatives in _triples(sums) if place < AUROC_BINS)
 
 
-def _area(bins: list[Sums]) -> float:
+def _area(rows: Iterable[tuple[float, float, float]]) -> float:
     won = below = above = 0.0
-    for positives, negatives in bins:
+    for _, positives, negatives in rows:
         won += positives * (below + negatives / 2)
         below, above = below + negatives, above + positives
     return won / (below * above) if below and above else math.nan
 
 
-def _triples(sums: Sums) -> Iterator[Sums]:
-    return (sums[start : start + 3] for start in range(0, len(sums), 3))
+def _triples(sums: Sums) -> Iterator[tuple[float, float, float]]:
+    return zip(sums[::3], sums[1::3], sums[2::3], strict=True)
 
 
 # -- From two tallies to one ---------------------------------------------------------------------

@@ -65,8 +65,8 @@ def _histogram(tallies: Mapping[int, Tally], patients: int) -> Resample:
 
     def resample(draw: Draw) -> Tally:
         counts = np.einsum("p,pbk->bk", draw, parts)
-        occupied = [(float(b), *pair) for b, pair in zip(bins, counts.tolist(), strict=True) if any(pair)]
-        return Tally("auroc", tuple(number for triple in occupied for number in triple))
+        table = np.column_stack([bins, counts])[counts.any(1)]
+        return Tally("auroc", tuple(table.ravel().tolist()))
 
     return resample
 

@@ -12,15 +12,19 @@ from server.app import environment
 from server.estimates import Protocol, headlines, rows_of
 from server.resampling import draws
 from server.robustness import Replicates, Robustness, key, read, read_replicates
-from sim.robustness import Shown, conditions, examined, protocol_of
+from sim.robustness import CLEAN, Shown, conditions, examined, protocol_of
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How exactly to look: `seed` of failures, corruptions and draws; how many draws of patients."""
+    """How exactly to look: `seed` of failures, corruptions and draws; how many draws of patients.
+
+    `clean`: at clean scans alone, not at what failures and corruptions do to them.
+    """
 
     seed: int = 0
     replicates: int = 1000
+    clean: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Question:
 
 
 def question(recipe: Recipe, metric: str, effort: Effort, reference: Path | None = None) -> Question:
-    """Return the whole protocol for a recipe's models.
+    """Return the protocol for a recipe's models.
 
     Raises `SettingsError` where the reference was not evaluated, or in another way.
     """
@@ -43,7 +47,9 @@ def question(recipe: Recipe, metric: str, effort: Effort, reference: Path | None
     if reference is not None:
         asked = {"metric": protocol.metric, "seed": effort.seed, "replicates": effort.replicates}
         _check_alike(reference, asked)
-    return Question(recipe, protocol, tuple(conditions(recipe, protocol)), effort, reference)
+    every = conditions(recipe, protocol)
+    shown = tuple(each for each in every if not effort.clean or each.family in CLEAN)
+    return Question(recipe, protocol, shown, effort, reference)
 
 
 def assess(

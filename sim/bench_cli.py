@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from server.ranking import Line, forest, lines, markdown
 from server.record import Round, SiteRound
 from sim.assessment import Effort
 from sim.cli import CATALOGUES
-from sim.comparison import EARLY_FUSION, Cell, Found, Plan, compared, contenders
+from sim.comparison import EARLY_FUSION, Cell, Controls, Found, Plan, compared, contenders
 
 bench = typer.Typer(help="Compare methods.", no_args_is_help=True)
 
@@ -47,9 +47,12 @@ def methods(
     out: Annotated[Path, typer.Option(help="where the runs go, and are found again")] = Path("runs/bench"),
     change: Annotated[list[str] | None, typer.Option("--set", help="override of all, e.g. rounds=5")] = None,
     controls: Annotated[
-        Literal["each", "first"], typer.Option(help="whether each recipe has its own, or the first alone")
+        Controls, typer.Option(help="each recipe's, the first one's, or early fusion alone")
     ] = "each",
     replicates: Annotated[int, typer.Option(min=1, help="draws of patients, for the intervals")] = 1000,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="score clean scans alone: failures and corruptions take long")
+    ] = False,
     page: Annotated[
         Path | None, typer.Option(help="Markdown to write, plots beside; OUT/comparison.md")
     ] = None,
@@ -58,17 +61,18 @@ def methods(
     sets, numbers = [_named(each) for each in data], _seeds(seeds)
     loaded = [load_recipe(path, change or [], CATALOGUES) for path in recipes]
     metric = _metric(loaded)
-    target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates))
+    target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates, clean))
     words = ["consilium", "bench", "methods", *map(str, recipes), *(f"--data {each}" for each in data)]
     words += [
         f"--seeds {seeds}",
         f"--controls {controls}",
         f"--replicates {replicates}",
+        *(["--clean"] if clean else []),
         *(f"--set {shlex.quote(c)}" for c in change or []),
     ]
     text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]
     for name, folder in sets:
-        wanted = contenders(loaded, folder, controls_of_each=controls == "each")
+        wanted = contenders(loaded, folder, controls)
         found = _on(wanted, (name, folder), numbers, plan)
         text.append(_section(name, target, lines(found, metric, EARLY_FUSION), metric))
     files.write_text(target, "".join(text))

@@ -21,6 +21,7 @@ one cell. What was killed goes on from its last checkpoint, and what is finished
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from client.sampling import steps_a_round
 from imaging.sources import list_sites, read_cohort
@@ -31,7 +32,7 @@ from server import robustness
 from server.book import Watch
 from server.record import read_record
 from server.robustness import Replicates, Robustness, read_replicates
-from sim.assessment import Effort, assess, question
+from sim.assessment import Effort, Question, assess, question
 from sim.opened import sites_of_run
 from sim.run import POOLED, Launch, conduct, new_run, read_launch
 
@@ -60,6 +61,8 @@ class Plan:
     effort: Effort
 
 
+Controls = Literal["each", "first", "early"]
+"""Whose are trained: each recipe's, the first recipe's, or early fusion and no other."""
 Found = tuple[Robustness, Replicates]
 """What came of a cell."""
 
@@ -81,16 +84,17 @@ def with_controls(recipe: Recipe, data: Path) -> dict[str, Recipe]:
     }
 
 
-def contenders(recipes: Sequence[Recipe], data: Path, *, controls_of_each: bool) -> dict[str, Recipe]:
-    """Return label -> recipe: the first recipe and its controls, then each other, with its own or alone.
+def contenders(recipes: Sequence[Recipe], data: Path, controls: Controls) -> dict[str, Recipe]:
+    """Return label -> recipe: early fusion, then each recipe, with the controls that it is to have.
 
     Early fusion is trained once, as the first recipe says.
     """
-    first, *others = recipes
-    found = with_controls(first, data)
-    for other in others:
-        own = with_controls(other, data) if controls_of_each else {other.name: other}
-        found |= {label: each for label, each in own.items() if label != EARLY_FUSION}
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        own = with_controls(recipe, data)
+        wanted = own if controls == "each" or (controls == "first" and not found) else (recipe.name,)
+        kept = [label for label in own if label in wanted or label == EARLY_FUSION]
+        found |= {label: own[label] for label in kept if label not in found}
     return found
 
 
@@ -132,8 +136,8 @@ def finished(cell: Cell, plan: Plan, reference: Path | None, watch: Watch) -> Pa
     folder = _begun(cell, place) or new_run(cell.recipe, Launch(cell.data, tracking="off", threads=1), place)
     if not _is_finished(folder):
         conduct(folder, cell.recipe, watch)
-    if not _is_answered(folder, plan.effort, reference):
-        asked = question(cell.recipe, "", plan.effort, reference)
+    asked = question(cell.recipe, "", plan.effort, reference)
+    if not _is_answered(folder, asked):
         sites = sites_of_run(folder, cell.recipe, read_launch(folder))
         robustness.write(folder, *assess(asked, sites, folder.name, "final", lambda: None))
     return folder
@@ -160,10 +164,12 @@ def _is_finished(folder: Path) -> bool:
     return (folder / "record.json").exists() and read_record(folder).status == "finished"
 
 
-def _is_answered(folder: Path, effort: Effort, reference: Path | None) -> bool:
-    found = robustness.read(folder)
-    asked = (effort.seed, effort.replicates, reference.name if reference else "")
-    return found is not None and (found.seed, found.replicates, found.reference) == asked
+def _is_answered(folder: Path, asked: Question) -> bool:
+    found, effort = robustness.read(folder), asked.effort
+    if found is None or not {each.family for each in asked.shown} <= {row.family for row in found.rows}:
+        return False
+    reference = asked.reference.name if asked.reference else ""
+    return (found.seed, found.replicates, found.reference) == (effort.seed, effort.replicates, reference)
 
 
 def cells(methods: Mapping[str, Recipe], dataset: str, data: Path, seeds: Sequence[int]) -> Iterator[Cell]:

@@ -34,6 +34,8 @@ from server.estimates import Condition, Protocol, Seen, ece_of
 from server.resampling import Resample, Sample, additive, paired
 from server.robustness import OWN
 
+CLEAN = (OWN, "declared")
+"""Families in which nothing is damaged: a few conditions of more than a hundred."""
 Damage = Callable[[Batch, torch.Generator], Batch]
 Samples = dict[Condition, dict[str, Seen]]
 

@@ -12,12 +12,15 @@ from client.site import open_site
 from imaging.cohort import with_pretexts
 from protocol.errors import CheckpointError, SettingsError
 from protocol.recipe import EarlierStage, Head, Part, Recipe, Training, recipe_hash
+from server import robustness
 from server.book import Watch
 from server.record import Round, SiteRound, read_record
+from server.robustness import Robustness
 from sim import bench_cli, comparison
 from sim.assessment import Effort
 from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, contenders, finished, with_controls
 from sim.opened import sites_of_run
+from sim.robustness import CLEAN
 from sim.run import Launch, conduct, new_run, read_launch
 from tests.federation import RECIPE, Federation, cohorts
 from tests.server.test_ranking import MODELS
@@ -82,11 +85,14 @@ def test_equal_controls_of_two_methods_are_one_cell(data: Path) -> None:
 
 def test_early_fusion_is_the_first_recipes_and_the_others_have_their_controls_or_none(data: Path) -> None:
     other = replace(METHOD, name="other", training=Training(batch=4, epochs=1, rate=0.1))
-    alone = contenders([METHOD, other], data, controls_of_each=False)
-    whole = contenders([METHOD, other], data, controls_of_each=True)
+    alone = contenders([METHOD, other], data, "first")
+    whole = contenders([METHOD, other], data, "each")
 
     assert alone == with_controls(METHOD, data) | {"other": other}
     assert whole == with_controls(other, data) | with_controls(METHOD, data)
+    early = contenders([METHOD, other], data, "early")
+    assert early == {EARLY_FUSION: alone[EARLY_FUSION], "tiny": METHOD, "other": other}
+    assert list(early) == [EARLY_FUSION, "tiny", "other"]
 
 
 def few(recipe: Recipe, data: Path) -> dict[str, Recipe]:
@@ -137,6 +143,23 @@ def test_another_effort_looks_again_and_trains_nothing(data: Path) -> None:
     assert comparison.results(folder)[0].replicates == 6
 
 
+def test_who_looks_at_clean_scans_alone_may_look_at_the_rest_later(data: Path) -> None:
+    """The clean numbers are the same; who has seen everything is not asked again."""
+    (cell,) = cells({"tiny": METHOD}, "set", data, (7,))
+
+    def seen(*, clean: bool) -> tuple[Robustness, str]:
+        folder = finished(cell, Plan(data / "out", Effort(0, 5, clean)), None, quiet(cell))
+        found, _ = comparison.results(folder)
+        return found, robustness.to_json(found)
+
+    (brief, _), (whole, text) = seen(clean=True), seen(clean=False)
+    assert {row.family for row in brief.rows} == {"own", "declared"}
+    assert {row.family for row in whole.rows} > {"own", "declared", "nm", "zeroed"}
+    assert [repr(row) for row in whole.rows if row.family in CLEAN] == [repr(row) for row in brief.rows]
+    assert {**whole.headlines, **brief.headlines} == whole.headlines
+    assert seen(clean=True)[1] == text
+
+
 def test_a_run_in_stages_is_looked_at_when_it_came_to_the_last(data: Path) -> None:
     """Before that the parameters are another stage's."""
     staged = replace(METHOD, rounds=1, stages=(EarlierStage("first", 1),))
@@ -182,7 +205,7 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
 ) -> None:
     """One section a data set; the results are those of `tests.server.test_ranking`."""
     wanted = dict.fromkeys(MODELS, METHOD)
-    monkeypatch.setattr(bench_cli, "contenders", lambda recipes, folder, controls_of_each: wanted)
+    monkeypatch.setattr(bench_cli, "contenders", lambda recipes, folder, controls: wanted)
     monkeypatch.setattr(bench_cli, "compared", lambda *given: MODELS)
     words = ["bench", "methods", str(PHANTOM), "--data", "a=here", "--data", "b=there", "--set", "rounds=5"]
     page = data / "docs" / "comparison.md"
