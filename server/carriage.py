@@ -136,8 +136,8 @@ async def hand_out(let_in: Callable[..., Any], handler: Callable[..., Any], requ
 
 async def _written(piece: Incoming, request: Request, session: str) -> None:
     state, told_at = cast("ShortState", get_linkstate(request)), time.monotonic()
-    async for block in _blocks(request.receive):
-        await run_in_threadpool(piece.write, block)
+    async for parts in _blocks(request.receive):
+        await run_in_threadpool(piece.write, *parts)
         if time.monotonic() - told_at > TELL_S:
             await run_in_threadpool(state.keep_open, session)
             told_at = time.monotonic()
@@ -182,8 +182,8 @@ def _store(request: Request) -> PieceStore:
     return cast("PieceStore", get_linkstate(request).object_store)
 
 
-async def _blocks(receive: Receive) -> AsyncIterator[bytes]:
-    """Yield a request's body in blocks worth a thread's while."""
+async def _blocks(receive: Receive) -> AsyncIterator[list[bytes]]:
+    """Yield what comes of a request's body, as much at a time as is worth a thread's while."""
     held, size, whole, more = list[bytes](), 0, 0, True
     while more:
         message = await receive()
@@ -194,5 +194,5 @@ async def _blocks(receive: Receive) -> AsyncIterator[bytes]:
         if whole > PIECE_BYTES:
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too long for a piece")
         if size >= WRITTEN_BYTES or not more:
-            yield b"".join(held)
+            yield held
             held, size = [], 0

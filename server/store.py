@@ -68,10 +68,11 @@ class Incoming:
     def __init__(self, name: str, place: str, file: BinaryIO) -> None:
         self._name, self._place, self._file, self._digest = name, place, file, sha256()
 
-    def write(self, block: bytes) -> None:
+    def write(self, *parts: bytes) -> None:
         """Write the next bytes down."""
-        self._digest.update(block)
-        self._file.write(block)
+        for part in parts:
+            self._digest.update(part)
+            self._file.write(part)
 
     def kept(self) -> Kept:
         """Return the whole piece for `PieceStore.put`; `ValueError` if its name is not its content's."""
