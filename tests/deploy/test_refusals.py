@@ -78,7 +78,7 @@ def test_a_site_whose_clock_is_wrong_says_so_and_joins_when_it_is_right(
         )
         assert why is not None
         assert int(why[1]) == pytest.approx(3600, abs=60)
-        assert why[0] in _site(north, "status").stdout
+        assert re.search(SKEWED, _site(north, "status").stdout)  # of its last try: maybe a second more
         doctor = _site(north, "doctor", **wrong.environment)
         assert doctor.returncode == 21
         assert "set this machine's clock" in " ".join(doctor.stdout.split())
