@@ -50,6 +50,8 @@ OTHERS = sorted(set(MODELS) - {*OUTLINING, *TOLD})
 GRADE = {"grade": VECTOR_HEADS["grade"]}
 BESIDE = dict.fromkeys(SEGMENTING, TUMOUR) | dict.fromkeys(TOLD, GRADE)
 """Heads without which a model has no pretext."""
+FREEZES = {"embed_fusion"}
+"""Models whose recipes leave the modalities' groups as they are (`training.frozen`) once nothing outlines."""
 
 # Every model with every head that it can have and every objective that fits the head; those that are
 # `encoders_unet` without their pretext, with that.
@@ -85,6 +87,9 @@ def influence(
     beside = BESIDE.get(name, {}) if head.kind == "pretext" else {}
     recipe = replace(recipe_for(name, dims, seed), heads={"y": head} | beside)
     model = build_model(recipe).train()
+    for parameter_name, parameter in model.named_parameters():
+        moves = name not in FREEZES or head.kind == "segmentation"
+        parameter.requires_grad_(moves or not model.group_of(parameter_name).startswith("modality:"))
     everything = tuple(recipe.modalities)
     owned = [everything, everything[1:], everything[:1], everything]
     batch = batch_for(recipe, presence(recipe, owned[:rows]), (6, 5, 4)[:dims], seed)
