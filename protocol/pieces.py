@@ -47,7 +47,7 @@ LONGEST_PAUSE_S = 1.0
 SMALL_BYTES = 1_000_000
 """Of a message that goes with its head, and of a vector that shares its pieces with its neighbours."""
 PIECE_BYTES = 32_000_000
-"""The longest piece: what is lost of a line that breaks, and 6 s at 20 Mbit/s."""
+"""The longest piece: what is lost of a line that breaks, and 13 s at 20 Mbit/s."""
 FOLDED = "folded"
 
 Part = bytes | bytearray | memoryview
