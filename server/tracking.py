@@ -53,6 +53,7 @@ RUN_FILE = "tracking.json"
 _PARENT = "mlflow.parentRunId"
 _SITE = "consilium.site"
 _CONCLUDED = "consilium.concluded"
+_SQLITE = "sqlite:///"
 _MOST_PARAMETERS = 100
 _MOST_METRICS = 1000
 
@@ -347,13 +348,15 @@ def attach(folder: Path, uri: str, paths: Iterable[Path], numbers: Numbers) -> N
 
 
 def _address(uri: str | None, folder: Path) -> str:
-    return uri or f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    return uri or f"{_SQLITE}{folder.parent.resolve() / 'mlflow.db'}"
 
 
 def _connect(uri: str) -> "MlflowClient":
     # Imported here: it takes seconds, and most commands track nothing.
     from mlflow import MlflowClient  # noqa: PLC0415
 
+    if uri.startswith(_SQLITE) and Path(uri.removeprefix(_SQLITE)).is_dir():
+        raise IsADirectoryError("a folder: name a file in it")  # MLflow would try for 100 s
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # SQLAlchemy says this of MLflow's own models, when they are first used.

@@ -170,6 +170,14 @@ def test_a_store_that_cannot_be_reached_is_said_before_anything_is_trained(tmp_p
         tracker.start("name: tiny", "0" * 64, (), {}, None)
 
 
+def test_a_folder_in_place_of_a_database_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "MlflowClient", None)  # who asks MLflow for it waits for a minute and more
+    with pytest.raises(TrackingError, match="a folder: name a file in it"):
+        Tracker(f"sqlite:///{tmp_path}", "tiny", tmp_path / "run").start("name: tiny", "0" * 64, (), {}, None)
+
+
 def test_a_database_named_by_its_address_leaves_nothing_where_the_command_was_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
