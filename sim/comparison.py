@@ -101,11 +101,14 @@ def contenders(recipes: Sequence[Recipe], data: Path, controls: Controls) -> dic
 def early_fusion(recipe: Recipe) -> Recipe:
     """Return the recipe with one U-Net over all modalities, as large as its own model says it is.
 
-    It has no stages, and as many rounds as all of them; and no pretexts.
+    It reads what the data are, slices or volumes. It has no stages, and as many rounds as all of them; and
+    no pretexts.
     """
     options = {
-        n: recipe.model.options[n] for n in ("channels", "dims", "groups") if n in recipe.model.options
+        name: recipe.model.options[name] for name in ("channels", "groups") if name in recipe.model.options
     }
+    if _are_volumes(recipe):
+        options["dims"] = 3
     return replace(
         recipe,
         name="early_fusion",
@@ -115,6 +118,14 @@ def early_fusion(recipe: Recipe) -> Recipe:
         stages=(),
         rounds=recipe.all_rounds,
     )
+
+
+def _are_volumes(recipe: Recipe) -> bool:
+    match recipe.data.options.get("size"):
+        case (_, _, _):
+            return True
+        case _:
+            return False
 
 
 def stepped(recipe: Recipe, cases: Sequence[int], count: Callable[[list[int]], int]) -> Recipe:

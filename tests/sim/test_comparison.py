@@ -18,7 +18,17 @@ from server.record import Round, SiteRound, read_record
 from server.robustness import Robustness
 from sim import bench_cli, comparison
 from sim.assessment import Effort
-from sim.comparison import EARLY_FUSION, Cell, Plan, cells, compared, contenders, finished, with_controls
+from sim.comparison import (
+    EARLY_FUSION,
+    Cell,
+    Plan,
+    cells,
+    compared,
+    contenders,
+    early_fusion,
+    finished,
+    with_controls,
+)
 from sim.opened import sites_of_run
 from sim.robustness import CLEAN
 from sim.run import Launch, conduct, new_run, read_launch
@@ -65,6 +75,13 @@ def test_early_fusion_has_no_pretext(data: Path) -> None:
     """Its network knows none; what it predicts is what the recipe predicts."""
     found = with_controls(replace(METHOD, heads={**METHOD.heads, **SCAN}), data)
     assert found[EARLY_FUSION].heads == METHOD.heads
+
+
+@pytest.mark.parametrize(("size", "dims"), [([8, 8, 4], {"dims": 3}), ([8, 8], {}), (8, {})])
+def test_early_fusion_reads_volumes_where_the_data_are_volumes(size: object, dims: dict[str, int]) -> None:
+    """Whatever the recipe's own model says of itself: one takes its dimensions from what it is shown."""
+    sized = replace(METHOD, data=replace(METHOD.data, options={**METHOD.data.options, "size": size}))
+    assert early_fusion(sized).model == Part("early_fusion_unet", {"channels": (4, 8), **dims})
 
 
 def test_of_a_strategy_that_names_a_site_the_pooled_one_is_named(data: Path) -> None:
