@@ -18,7 +18,7 @@ model. `read` takes what is there.
 
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from types import MappingProxyType
@@ -40,7 +40,7 @@ from httpcore import ReadError, ReadTimeout
 from httpcore._backends.sync import SyncStream
 from httpcore._exceptions import map_exceptions
 
-from protocol.pieces import Parts, Place, Pull, put
+from protocol.pieces import Part, Parts, Place, Pull, put
 
 FOR_SITES, FOR_APPS = "/v1/fleet/", "/v1/runtime/"
 """Flower's doors: the paths under which its server is asked by sites, and by server applications."""
@@ -50,6 +50,9 @@ ABOUT = "x-piece"
 BLOCK_BYTES = 1_000_000
 """Read, written and handed on at a time."""
 RECORD_BYTES = 16_384
+
+Put = Callable[[Place, Iterable[Part]], None]
+"""Fills a place, with what comes or with the same bytes from elsewhere."""
 
 _KNOWN = frozenset({HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.TOO_EARLY})
 
@@ -65,10 +68,11 @@ class Pushed(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Flower's request to fetch a piece, and where to put it."""
+    """Flower's request to fetch a piece, where to put it, and what does so with the bytes that come."""
 
     request: PullObjectRequest
     place: Place
+    put: Put
 
 
 def in_header(request: PushObjectRequest | PullObjectRequest) -> dict[str, str]:
@@ -94,12 +98,14 @@ def pusher(
     return given
 
 
-def puller(pull: Callable[[Pulled], None], node: Node, run: int) -> Pull:
-    """Return what fetches a piece.
+def puller(pull: Callable[[Pulled], None], node: Node, run: int, put: Put = put) -> Pull:
+    """Return what fetches a piece, as soon as it is there, and has `put` fill its place.
 
     It raises `ObjectPullError` where nobody has heard of it, `ObjectUnavailableError` where it is on its way.
     """
-    return lambda place: pull(Pulled(PullObjectRequest(node=node, run_id=run, object_id=place.name), place))
+    return lambda place: pull(
+        Pulled(PullObjectRequest(node=node, run_id=run, object_id=place.name), place, put)
+    )
 
 
 class Carrier(ProtobufClient):
@@ -126,7 +132,7 @@ class Carrier(ProtobufClient):
                     raise ObjectPullError(asked.place.name, "nobody has announced it.")
                 if answer.status_code == HTTPStatus.TOO_EARLY:
                     raise ObjectUnavailableError(asked.place.name)
-                put(asked.place, answer.iter_raw())
+                asked.put(asked.place, answer.iter_raw())
 
         self._tried(once)
 

@@ -37,7 +37,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from protocol import carriage
 from protocol.carriage import FOR_APPS, Carrier, Pushed, puller, pusher
 from protocol.errors import WireError
-from protocol.pieces import Parcel, Place, Pull, given, is_whole, packed, taken
+from protocol.pieces import Parcel, Part, Place, Pull, given, is_whole, packed, put, taken
 from protocol.room import Room, free
 from server.store import new_file
 
@@ -79,8 +79,8 @@ class StraightGrid(HttpGrid):
         found = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         heads = [message_from_proto(each) for each in found.messages_list]
         roots = [tree.object_id for tree in found.message_object_trees]
-        pull = partial(in_place, self.pieces, puller(cast("Carrier", client).PullObject, SERVER, run))
-        take = partial(taken, pull=pull, room=self.room)
+        fetch = puller(cast("Carrier", client).PullObject, SERVER, run, partial(lying_or_coming, self.pieces))
+        take = partial(taken, pull=partial(in_place, self.pieces, fetch), room=self.room)
         return [_pulled(client, run, take, *each) for each in zip(heads, roots, strict=True)]
 
 
@@ -100,13 +100,28 @@ def changes(pieces: Path) -> list[tuple[type, str, object]]:
 
 def in_place(pieces: Path, pull: Pull, place: Place) -> None:
     """Read a piece as the SuperLink has written it down; fetch it where that is not there."""
+    if not _lies(pieces, place):
+        pull(place)
+
+
+def lying_or_coming(pieces: Path, place: Place, parts: Iterable[Part]) -> None:
+    """Fill a place with a piece that was not there and is about to come; it may have been written meanwhile.
+
+    Then it is read there: what comes over a line holds some MB while it comes.
+    """
+    if not _lies(pieces, place):
+        put(place, parts)
+
+
+def _lies(pieces: Path, place: Place) -> bool:
+    """Read a piece where the SuperLink has written it down; say whether it has."""
     try:
         file = (pieces / place.name).open("rb", buffering=0)
     except FileNotFoundError:
-        pull(place)
-        return
+        return False
     with file:
         _read(file, place)
+    return True
 
 
 def _read(file: FileIO, place: Place) -> None:

@@ -1,6 +1,7 @@
 """What we change of Flower's Grid, and that Flower still has it; the whole way is in test_supernode."""
 
 import inspect
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 from httpcore._backends.sync import SyncStream
 
-from protocol.carriage import Pushed
+from protocol.carriage import Pushed, Put
 from protocol.pieces import Place, Pull, put
-from server.grid import SPARE_BYTES, TIMES, StraightGrid, changes, in_place, laid
+from server.grid import SPARE_BYTES, TIMES, StraightGrid, changes, in_place, laid, lying_or_coming
 from server.store import FOLDER, PieceStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")  # Flower's migrations
@@ -42,6 +43,20 @@ def test_a_piece_is_read_where_it_is_and_fetched_where_it_is_not(tmp_path: Path)
     assert _read(tmp_path, pull, "here", 2, 3) == b"piece"
     assert _read(tmp_path, pull, "there", 14) == b"fetched: there"
     assert _read(tmp_path / "no folder", pull, "here", 13) == b"fetched: here"
+
+
+def test_a_piece_that_was_written_while_it_was_asked_for_is_not_taken_from_the_line(tmp_path: Path) -> None:
+    """What comes over a line holds memory; of the mutant that does not look again something else is had."""
+
+    def pull(fill: Put, place: Place) -> None:
+        (tmp_path / place.name).write_bytes(b"lying")
+        fill(place, [b"a line"])
+        (tmp_path / place.name).unlink()
+
+    here, elsewhere = (partial(lying_or_coming, folder) for folder in (tmp_path, tmp_path / "no folder"))
+    assert _read(tmp_path, partial(pull, here), "piece", 5) == b"lying"
+    for fill in (put, elsewhere):
+        assert _read(tmp_path, partial(pull, fill), "piece", 6) == b"a line"
 
 
 @pytest.mark.parametrize("sizes", [(4,), (2, 2), (6,), (5, 1)])
