@@ -1,6 +1,8 @@
 """What the warm worker answers, without a process of its own: the pipe and the loop are the real ones."""
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -66,3 +68,14 @@ def test_what_is_no_message_of_ours_ends_nothing(tmp_path: Path, monkeypatch: py
     first, second = _answers(monkeypatch, Settings("north", tmp_path, tmp_path), ("", strange), ("", ours))
     assert first.error.code == UNREADABLE
     assert unpack_reply(second).error is not None
+
+
+def test_monai_is_there_before_a_task_comes_and_brings_no_other_library() -> None:
+    """They stay importable: a table is split by one of them. In a process that has imported none yet."""
+    look = (
+        "import sys; from client.worker import _ALONG, _LOSSES, warm; warm();"
+        "assert set(_LOSSES) <= sys.modules.keys(); assert not set(_ALONG) & sys.modules.keys();"
+        "from models.objectives import dice_ce; dice_ce(); import sklearn.model_selection;"
+        "warm(); assert 'sklearn' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True, cwd=Path(__file__).parents[2])
