@@ -94,7 +94,7 @@ def admit_members(home: CoordinatorHome, link: Control, now: datetime | None = N
     now = now or datetime.now(UTC)
     current = [site for site in pins_of(home).sites if membership_of(home, site).holds(now)]
     members = {node_key(home.of(site).auth_public): site for site in current}
-    nodes = {node.key: node for node in link.nodes()}
+    nodes = {node.key: node for node in link.nodes(recent=True)}
     for key in members.keys() - nodes.keys():
         log.info("site '%s' may connect", members[key])
         link.register(key, members[key])

@@ -67,7 +67,8 @@ def _interrupted(folder: Path, last: Submission) -> Submission:
 
 def _end(folder: Path, last: Submission, control: Control) -> str | None:
     """Return why the submission has ended; None while it has not, or its process is still there."""
-    why, pid = control.ended(last.flower), holder(folder / CONDUCTOR)
+    pid = holder(folder / CONDUCTOR)
+    why = control.ended(last.flower, recent=pid is not None)
     deaf = last.interrupted and _since(last.interrupted) > STOP_S
     if pid is not None and (why is not None or deaf):
         log.warning("run %s: process %d is killed (%s)", folder.name, pid, why or "it does not stop")

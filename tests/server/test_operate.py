@@ -39,7 +39,8 @@ class Link(Control):
     def __init__(self) -> None:
         self.known: dict[bytes, str] = {}
 
-    def nodes(self) -> list[Node]:
+    def nodes(self, *, recent: bool = False) -> list[Node]:
+        assert recent, "asked every second"
         return [Node(n, key, name, False, "") for n, (key, name) in enumerate(self.known.items())]
 
     def register(self, key: bytes, name: str) -> None:

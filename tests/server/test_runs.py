@@ -26,12 +26,14 @@ class Flower(Control):
         self.started: list[Mapping[str, str | int]] = []
         self.stopped: list[int] = []
         self.why: dict[int, str] = {}
+        self.recent = False
 
     def start(self, config: Mapping[str, str | int]) -> int:
         self.started.append(config)
         return len(self.started)
 
-    def ended(self, number: int) -> str | None:
+    def ended(self, number: int, *, recent: bool = False) -> str | None:
+        self.recent = recent
         return self.why.get(number)
 
     def stop(self, number: int) -> None:
@@ -89,9 +91,11 @@ def test_a_run_whose_process_died_goes_on_although_flower_has_not_noticed(
     step(run, flower)
     with conducted(run) as process:
         step(run, flower)
+        assert flower.recent, "asked every second while all is well"
         process.kill()
         process.wait()
     step(run, flower)
+    assert not flower.recent, "else a run that has ended well is taken for one that died"
     assert flower.stopped == [1]
     clock[0] += 2
     step(run, flower)
