@@ -135,6 +135,42 @@ def test_a_piece_that_is_gone_is_asked_for_again_without_a_start_of_the_machine(
     assert NAME in _opened(tmp_path).preregister(RUN, _tree("one"))
 
 
+OUTSIDE = ["../state.db", "../../kept", "{folder}/kept", "pieces/../../kept", "", ".", ".."]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_that_a_site_says_reaches_another_file(tmp_path: Path, name: str) -> None:
+    """It says that it has received a message, by any name; Flower has that one removed, if there is one."""
+    home = tmp_path / "state"
+    home.mkdir()
+    store = _opened(home)
+    _put(store, "one")
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"the coordinator's key")
+    store.delete(name.format(folder=tmp_path))
+    assert kept.read_bytes() == b"the coordinator's key"
+    assert (home / "state.db").exists()
+    assert _files(home) == {NAME}
+    with pytest.raises(ValueError, match="is called by its SHA-256"):
+        store.path(name.format(folder=tmp_path))
+
+
+def test_a_store_that_looks_for_any_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "is_name", lambda name: True)
+    with pytest.raises(AssertionError):
+        test_no_name_that_a_site_says_reaches_another_file(tmp_path, "../state.db")
+
+
+@pytest.mark.parametrize("name", ["A" * 64, "0x" + "1" * 62, "1_" * 31 + "11"])
+def test_a_run_goes_with_what_flower_took_for_names(tmp_path: Path, name: str) -> None:
+    store = _opened(tmp_path)
+    store.preregister(RUN, ObjectTree(object_id="1" * 64, children=[ObjectTree(object_id=name)]))
+    _put(store, "one")
+    store.delete_objects_in_run(RUN)
+    assert len(store) == 0
+    assert not _files(tmp_path)
+
+
 def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is another one"):
         _put(_opened(tmp_path), "one", b"something else")
