@@ -13,6 +13,7 @@ A server application is a process of the same user on the same machine. What it 
 down beside the others, and the header says under which name.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -46,6 +47,8 @@ from server.store import Incoming, Kept, PieceStore, ShortState
 
 TELL_S = 30.0
 """How often it is noted that a piece is coming."""
+SILENT_S = 120.0
+"""How long no byte of a piece may come; whoever sends it gives up after 30."""
 WRITTEN_BYTES = 4_000_000
 """Written and read at a time, by a thread that is asked to."""
 
@@ -184,7 +187,8 @@ async def _blocks(receive: Receive) -> AsyncIterator[list[bytes]]:
     """Yield what comes of a request's body, as much at a time as is worth a thread's while."""
     held, size, whole, more = list[bytes](), 0, 0, True
     while more:
-        message = await receive()
+        async with asyncio.timeout(SILENT_S):  # who has vanished without a word is never heard of again
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         held.append(message.get("body", b""))
