@@ -19,13 +19,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import file_digest, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 from flwr.supercore.date import now
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from flwr.supercore.state.schema.objectstore_models import StoredObject
@@ -40,6 +44,8 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 IN_A_FILE = b"\0"
 """Stands in the database for a piece that is there."""
 LOOK_S = 1.0
+MOST_PIECES = 1_000
+"""Of one message: each is on the disk until whoever takes the message has done so."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -174,6 +180,14 @@ class ShortState(SqlLinkState):
     """Flower's state, which keeps others waiting for less."""
 
     _looks = 0.0
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """Store a message and announce its pieces; `ValueError` for more than a message may have."""
+        if sum(1 for _ in islice(iterate_object_tree(object_tree), MOST_PIECES + 1)) > MOST_PIECES:
+            raise ValueError(f"a message of more than {MOST_PIECES} pieces")
+        return super().store_message_and_object_tree(message, object_tree, session_id)
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Keep a piece that somebody brings; `ValueError` where it came another way than pieces come."""

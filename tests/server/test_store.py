@@ -1,13 +1,15 @@
 """Pieces of messages as files: the store answers as Flower's does, and a crash leaves nothing behind."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from sqlalchemy import update
@@ -230,6 +232,26 @@ def test_a_piece_that_takes_long_is_stored_if_it_was_told_to_be_coming(tmp_path:
         if told:
             state.keep_open(session)
         assert state.store_object(RUN, session, NAME, piece.kept()) == told
+
+
+def _under(root: str, *names: str) -> ObjectTree:
+    return ObjectTree(object_id=root, children=[ObjectTree(object_id=name) for name in names])
+
+
+WIDE, DEEP = _under("r", "a", "b", "c"), ObjectTree(object_id="r", children=[_under("a", "b", "c")])
+
+
+@pytest.mark.parametrize(("tree", "most"), [(WIDE, 4), (DEEP, 4), (WIDE, 3), (DEEP, 3)])
+def test_a_message_has_no_more_pieces_than_one_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: ObjectTree, most: int
+) -> None:
+    """Whoever has announced a piece may have it put on the disk."""
+    manager, message = SimpleNamespace(), SimpleNamespace()
+    state = ShortState(str(tmp_path / "state.db"), cast("Any", manager), _opened(tmp_path))
+    monkeypatch.setattr(store_module, "MOST_PIECES", most)
+    monkeypatch.setattr(SqlLinkState, "store_message_and_object_tree", lambda *_: (True, ["r"]))
+    with nullcontext() if most == 4 else pytest.raises(ValueError, match="more than 3 pieces"):
+        assert state.store_message_and_object_tree(cast("Any", message), tree, "a session")[0]
 
 
 def test_who_may_not_store_a_piece_does_not_remove_what_another_has_put_there(tmp_path: Path) -> None:
