@@ -18,7 +18,7 @@ from server.enrol import renew, revoke
 from server.federation_cli import sites_table
 from server.folders import Submission, note, read_wanted
 from server.home import CoordinatorHome
-from server.operate import admit_members, paced, programs, require
+from server.operate import admit_members, make_state, paced, programs, require
 from tests.enrolment import founded, joined
 from tests.server import records
 
@@ -68,6 +68,16 @@ def test_a_membership_that_has_run_out_keeps_its_site_out_until_it_is_renewed(ho
     assert list(link.known.values()) == ["north"]
     admit_members(home, link)  # before the renewed one begins
     assert list(link.known.values()) == ["south"]
+
+
+@pytest.mark.parametrize("left", [None, 0o755])
+def test_what_flower_keeps_is_the_owner_s_alone(home: CoordinatorHome, left: int | None) -> None:
+    if left is not None:
+        home.state.mkdir(exist_ok=True)
+        home.state.chmod(left)
+    make_state(home)
+    assert home.state.stat().st_mode & 0o777 == 0o700
+    assert home.superexec_secret.stat().st_mode & 0o777 == 0o600
 
 
 def test_flower_is_started_with_every_door_shut(home: CoordinatorHome) -> None:
