@@ -12,8 +12,10 @@ from flwr.supercore.constant import ExecutorType, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.superlink.runtime.run_serverapp import run_serverapp
 
+from protocol import bundle as bundle_module
 from protocol.bundle import bundle_hash
-from server import application
+from protocol.errors import SettingsError
+from server import application, superexec
 from server.superexec import Warm, changes
 
 WHERE, TOKEN = "127.0.0.1:25000", "a token"
@@ -82,6 +84,32 @@ def test_a_run_of_other_code_is_started_as_flower_does_it(
     ((command, *words),) = flowers
     assert command == "flwr-serverapp"
     assert TOKEN in words
+
+
+@pytest.mark.parametrize("change", ["another version", "half a version"])
+def test_a_run_of_code_that_is_installed_no_more_is_started_as_flower_does_it(
+    copied: Copied, flowers: list[list[str]], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Of two versions in one process none was ever tested."""
+    warm, imported = Warm(), bundle_hash()
+
+    def changed() -> str:
+        if change == "half a version":
+            raise SettingsError("not a whole installation")
+        return "0" * 64
+
+    monkeypatch.setattr(superexec, "bundle_hash", changed)
+    warm.launch(_asked(imported))
+    assert not copied.asked
+    assert len(flowers) == 1
+
+
+def test_what_is_installed_is_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, files = superexec.installed(), bundle_module._files()
+    with monkeypatch.context() as another:
+        another.setattr(bundle_module, "_files", lambda: dict(list(files.items())[1:]))
+        assert superexec.installed() not in {before, ""}
+    assert superexec.installed() == before
 
 
 def test_the_copy_is_flowers_own_server_application(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
