@@ -73,6 +73,7 @@ def programs(home: CoordinatorHome) -> list[Program]:
         **QUIET,
         "FLWR_HOME": str(home.state / "flwr"),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FORWARDED_ALLOW_IPS": "",  # no header says who asks: `server.superlink` lets its own machine in
         "PATH": f"{scripts}:{os.environ.get('PATH', '')}",
     }
     superlink = (
