@@ -8,7 +8,7 @@ version has been installed: what a copy had not imported yet would be the new on
     python -m server.superexec ARGUMENT...      as `flower-superexec` takes them
 """
 
-from multiprocessing import forkserver, get_context
+from multiprocessing import forkserver, get_context, util
 from pathlib import Path
 from types import ModuleType
 
@@ -60,7 +60,12 @@ def _serve(address: str, token: str, ca: Path) -> None:
 
 def changes() -> list[tuple[ModuleType, str, object]]:
     """Return what is changed: where, which name, and its new value."""
-    return [(run_superexec, "get_executor", warm)]
+    return [
+        (run_superexec, "get_executor", warm),
+        # Before Python 3.11.1 the fork server's socket was no file, and any account of the machine could give
+        # it what to run.
+        (util, "abstract_sockets_supported", False),
+    ]
 
 
 def warm(*_: object, **__: object) -> Warm:

@@ -3,7 +3,7 @@
 import inspect
 import subprocess
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver, util
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,7 +60,7 @@ def _asked(code: str | None) -> ExecutionSpec:
 
 
 def test_flower_has_what_is_changed() -> None:
-    ((module, name, ours),) = changes()
+    (module, name, ours), _ = changes()
     asked = inspect.signature(vars(module)[name]).bind(ExecutorType.SUBPROCESS, insecure=False)
     inspect.signature(cast("Callable[..., Warm]", ours)).bind(*asked.args, **asked.kwargs)
 
@@ -73,6 +73,17 @@ def test_a_run_of_the_installed_code_is_a_copy_of_what_is_imported(
     assert (asked["args"], asked["daemon"], asked["started"]) == ((WHERE, TOKEN, Path("ca.pem")), True, True)
     assert application.__name__ in copied.ready
     assert not flowers
+
+
+def test_no_other_account_of_the_machine_reaches_what_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does has it run what they send, and a name that is no file's has no owner."""
+    monkeypatch.setattr(util, "abstract_sockets_supported", True)
+    for module, name, value in changes():
+        assert name in vars(module)
+        monkeypatch.setattr(module, name, value)
+    assert vars(util)["abstract_sockets_supported"] is False
+    folder = Path(vars(connection)["arbitrary_address"]("AF_UNIX")).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("code", [None, "", "0" * 64])
