@@ -119,6 +119,7 @@ class Carrier(ProtobufClient):
 
         def once() -> bool:
             with self._answered(PUSH, asked.request, blocks(asked.parts), length) as answer:
+                answer.read()  # to its end, or the next piece would need another line
                 return answer.status_code == HTTPStatus.CREATED
 
         return self._tried(once)

@@ -17,6 +17,7 @@ announced and has not delivered yet is waited for, in pauses that grow (`protoco
 at a second. How a piece is carried is `protocol.carriage`'s.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,7 @@ SMALL_BYTES = 1_000_000
 PIECE_BYTES = 32_000_000
 """The longest piece: what is lost of a line that breaks, and 13 s at 20 Mbit/s."""
 FOLDED = "folded"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 Part = bytes | bytearray | memoryview
 Parts = Sequence[Part]
@@ -92,6 +94,11 @@ class Parcel:
     head: Message
     tree: ObjectTree
     pieces: Mapping[str, Parts]
+
+
+def is_name(text: str) -> bool:
+    """Say whether a piece may be called so; whoever looks for a file of this name finds no other."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def packed(message: Message, before: Mapping[str, Parts] = MappingProxyType({})) -> Parcel:
@@ -215,6 +222,10 @@ def _told(head: Message) -> ConfigRecord:
 def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places, lying: Collection[str]) -> None:
     """Put the pieces' bytes into a message's vectors."""
     names, sizes = cast("list[str]", told["pieces"]), cast("list[int]", told["sizes"])
+    arrays = list(arrays_in(message.content))
+    # Asked before memory is given, or a file looked for.
+    if len(sizes) != len(arrays) or not all(map(is_name, names)):
+        raise ValueError("not as many sizes as vectors, or a piece that has no piece's name")
     vectors = room(sizes)
 
     def fill(name: str, stretches: Parts) -> None:
@@ -222,7 +233,7 @@ def _fill(message: Message, told: ConfigRecord, pull: Pull, room: Places, lying:
             pull(Place(name, stretches))
 
     _two_at_a_time(fill, list(zip(names, cuts(vectors), strict=True)))
-    for array, data in zip(arrays_in(message.content), vectors, strict=True):
+    for array, data in zip(arrays, vectors, strict=True):
         array.data = data  # pyright: ignore[reportAttributeAccessIssue] - any buffer will do
 
 

@@ -13,8 +13,8 @@ A server application is a process of the same user on the same machine. What it 
 down beside the others, and the header says under which name.
 """
 
+import asyncio
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -42,14 +42,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.carriage import ABOUT, FOR_APPS, FOR_SITES, PULL, PUSH, R, from_header
-from protocol.pieces import PIECE_BYTES
+from protocol.pieces import PIECE_BYTES, is_name
 from server.store import Incoming, Kept, PieceStore, ShortState
 
 TELL_S = 30.0
 """How often it is noted that a piece is coming."""
+SILENT_S = 120.0
+"""How long no byte of a piece may come; whoever sends it gives up after 30."""
 WRITTEN_BYTES = 4_000_000
 """Written and read at a time, by a thread that is asked to."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Stored(NamedTuple):
@@ -172,7 +173,7 @@ def _told(request: Request, kind: type[R]) -> R:
         told = from_header(kind, request.headers.get(ABOUT, ""))
     except (ValueError, DecodeError) as error:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "nothing says which piece") from error
-    if not _SHA256.fullmatch(told.object_id):
+    if not is_name(told.object_id):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "a piece is called by its SHA-256")
     request.state.protobuf_request = told
     return told
@@ -186,7 +187,8 @@ async def _blocks(receive: Receive) -> AsyncIterator[list[bytes]]:
     """Yield what comes of a request's body, as much at a time as is worth a thread's while."""
     held, size, whole, more = list[bytes](), 0, 0, True
     while more:
-        message = await receive()
+        async with asyncio.timeout(SILENT_S):  # who has vanished without a word is never heard of again
+            message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         held.append(message.get("body", b""))

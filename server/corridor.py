@@ -25,8 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.carriage import FOR_APPS, FOR_SITES
 
-MOST_BYTES = 64_000_000
-"""Of one request; a head that holds its message has 1 MB, a bundle at most 10."""
+MOST_BYTES = 16_000_000
+"""Of one request, whoever sends it; a head that holds its message has 1 MB, a bundle at most 10."""
 FOR_RUNS = "/v1/control/"
 CONCERNS: dict[object, str] = {
     control.ControlSensitiveResponseMiddleware: FOR_RUNS,

@@ -23,6 +23,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
     ConfirmMessageReceivedRequest,
+    ObjectTree,
 )
 from flwr.proto.node_pb2 import Node  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.runtime_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
@@ -37,7 +38,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from protocol import carriage
 from protocol.carriage import FOR_APPS, Carrier, Pushed, puller, pusher
 from protocol.errors import WireError
-from protocol.pieces import Parcel, Part, Place, Pull, given, is_whole, packed, put, taken
+from protocol.pieces import Parcel, Part, Place, Pull, given, packed, put, taken
 from protocol.room import Room, free
 from server.store import new_file
 
@@ -78,10 +79,10 @@ class StraightGrid(HttpGrid):
         client, run = self._runtime_client, self.run.run_id
         found = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
         heads = [message_from_proto(each) for each in found.messages_list]
-        roots = [tree.object_id for tree in found.message_object_trees]
         fetch = puller(cast("Carrier", client).PullObject, SERVER, run, partial(lying_or_coming, self.pieces))
         take = partial(taken, pull=partial(in_place, self.pieces, fetch), room=self.room)
-        return [_pulled(client, run, take, *each) for each in zip(heads, roots, strict=True)]
+        trees = found.message_object_trees
+        return [_pulled(client, run, take, *each) for each in zip(heads, trees, strict=True)]
 
 
 def changes(pieces: Path) -> list[tuple[type, str, object]]:
@@ -169,14 +170,19 @@ def _pushed(
 
 
 def _pulled(
-    client: RuntimeHttpClient, run: int, take: Callable[[Message, str], Message], head: Message, root: str
+    client: RuntimeHttpClient,
+    run: int,
+    take: Callable[[Message, str], Message],
+    head: Message,
+    tree: ObjectTree,
 ) -> Message:
+    """Take one message, and have the pieces that came with it removed, whatever they are."""
     try:
-        message = take(head, root)
+        message = take(head, tree.object_id)
     except (WireError, ObjectPullError) as error:
-        return make_message(head.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
-    if not is_whole(head):
+        message = make_message(head.metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error)))
+    if tree.children:
         client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=SERVER, run_id=run, message_object_id=root)
+            ConfirmMessageReceivedRequest(node=SERVER, run_id=run, message_object_id=tree.object_id)
         )
     return message

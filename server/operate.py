@@ -36,7 +36,7 @@ WORK_S = 1.0
 def serve(home: CoordinatorHome) -> None:
     """Run the coordinator until Ctrl-C or SIGTERM. `SettingsError` where it cannot start, or runs already."""
     require(home)
-    files.write(home.superexec_secret, secrets.token_bytes(32))
+    make_state(home)
     children = [Child(program, home.state, home.logs) for program in programs(home)]
     with control(local_address(home), home.ca) as link:
         keep(home.state, children, paced(lambda: work(home, link)))
@@ -48,6 +48,16 @@ def require(home: CoordinatorHome) -> None:
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
         raise SettingsError(f"{', '.join(missing)}: not there; first `consilium federation provision`")
+
+
+def make_state(home: CoordinatorHome) -> None:
+    """Make what Flower's processes keep their owner's alone, and a new secret in it.
+
+    Flower's database is made for all to read; small updates of sites are in it.
+    """
+    home.state.mkdir(parents=True, exist_ok=True)
+    home.state.chmod(0o700)
+    files.write(home.superexec_secret, secrets.token_bytes(32))
 
 
 def local_address(home: CoordinatorHome) -> str:
@@ -63,6 +73,7 @@ def programs(home: CoordinatorHome) -> list[Program]:
         **QUIET,
         "FLWR_HOME": str(home.state / "flwr"),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FORWARDED_ALLOW_IPS": "",  # no header says who asks: `server.superlink` lets its own machine in
         "PATH": f"{scripts}:{os.environ.get('PATH', '')}",
     }
     superlink = (

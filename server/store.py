@@ -19,19 +19,24 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import file_digest, sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
+from flwr.app import Message
+from flwr.proto.message_pb2 import ObjectTree  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS
 from flwr.supercore.date import now
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from flwr.supercore.state.schema.objectstore_models import StoredObject
 from sqlalchemy import make_url, select, update
 
 from protocol import files
+from protocol.pieces import is_name
 
 FOLDER = "pieces"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -39,6 +44,8 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 IN_A_FILE = b"\0"
 """Stands in the database for a piece that is there."""
 LOOK_S = 1.0
+MOST_PIECES = 1_000
+"""Of one message: each is on the disk until whoever takes the message has done so."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -96,11 +103,13 @@ class PieceStore(SqlObjectStore):
         self._strike_lost(Path.is_file if self._seen_since_boot() else _is_whole)
         files.write_text(self._boot, BOOT.read_text())
         for path in self._folder.iterdir():
-            self._clear_away(path.name)
+            self._clear_away(path)
         return tables
 
     def path(self, name: str) -> Path:
-        """Return where the piece of this name is, if it is there."""
+        """Return where a piece is, if it is there; `ValueError` for what is no piece's name."""
+        if not is_name(name):
+            raise ValueError("a piece is called by its SHA-256")
         return self._folder / name
 
     @contextmanager
@@ -111,7 +120,7 @@ class PieceStore(SqlObjectStore):
 
     def lying(self, name: str, place: str) -> Kept:
         """Return for `put` a piece that a server application has written; `ValueError` where it has not."""
-        if not (re.fullmatch(rf"{name}\.[0-9a-f]{{32}}", place) and self.path(place).is_file()):
+        if not (re.fullmatch(rf"{name}\.[0-9a-f]{{32}}", place) and (self._folder / place).is_file()):
             raise ValueError(f"piece {name} is not where it is said to be")
         return Kept(place.encode())
 
@@ -124,12 +133,17 @@ class PieceStore(SqlObjectStore):
             return
         super().put(object_id, IN_A_FILE)
         # Last, while the database is held: who finds the file may have it removed, but only after this.
-        self.path(object_content.decode()).rename(self.path(object_id))
+        (self._folder / object_content.decode()).rename(self.path(object_id))
 
     def delete(self, object_id: str) -> None:
-        """Remove a piece that no other needs, and those that nothing else needs then."""
-        super().delete(object_id)
-        self._clear_away(object_id)
+        """Remove a piece that no other needs, and those that nothing else needs then.
+
+        A site may say any text here, and Flower lets texts be announced that are no piece's name.
+        """
+        with self._mutation_session():  # else one that is put here meanwhile would be cleared away
+            super().delete(object_id)
+            if is_name(object_id):
+                self._clear_away(self.path(object_id))
 
     @property
     def _boot(self) -> Path:
@@ -148,10 +162,10 @@ class PieceStore(SqlObjectStore):
                     lost = update(StoredObject).where(StoredObject.object_id == name)
                     session.execute(lost.values(content=b"", is_available=0))
 
-    def _clear_away(self, name: str) -> None:
+    def _clear_away(self, path: Path) -> None:
         """Remove a file of which the database does not know."""
-        if self.get(name) != IN_A_FILE:
-            self.path(name).unlink(missing_ok=True)
+        if self.get(path.name) != IN_A_FILE:
+            path.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path) -> bool:
@@ -166,6 +180,14 @@ class ShortState(SqlLinkState):
     """Flower's state, which keeps others waiting for less."""
 
     _looks = 0.0
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """Store a message and announce its pieces; `ValueError` for more than a message may have."""
+        if sum(1 for _ in islice(iterate_object_tree(object_tree), MOST_PIECES + 1)) > MOST_PIECES:
+            raise ValueError(f"a message of more than {MOST_PIECES} pieces")
+        return super().store_message_and_object_tree(message, object_tree, session_id)
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         """Keep a piece that somebody brings; `ValueError` where it came another way than pieces come."""

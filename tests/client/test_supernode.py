@@ -55,7 +55,7 @@ from protocol import files
 from protocol.carriage import ABOUT, Carrier, in_header, puller, pusher
 from protocol.errors import WireError
 from protocol.messages import Reply, Task, pack_reply, pack_task, unpack_task
-from protocol.pieces import FOLDED, PIECE_BYTES, Parcel, Parts, Place, Push, given, packed
+from protocol.pieces import FOLDED, PIECE_BYTES, SMALL_BYTES, Parcel, Parts, Place, Push, given, packed
 from server import carriage, superlink
 from server import grid as our_grid
 from server.control import Control, control, node_key
@@ -250,6 +250,7 @@ def test_a_reply_that_is_no_message_is_an_answer_that_failed(
     ):
         large = {"shared": torch.rand(300_000)}  # too large to go with its head
         (arrival,) = wire.ask([("north", Task("train", "r", 1, "recipe", vectors=large))], 60.0)
+        assert all(piece.stat().st_size < SMALL_BYTES for piece in home.pieces.iterdir())  # none is left
     assert arrival.status == "failed"
     assert "fewer bytes than announced" in arrival.reason
 

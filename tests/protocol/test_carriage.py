@@ -2,16 +2,30 @@
 
 import socket
 import threading
+from typing import Any, cast
 
 import pytest
 from flwr.proto.message_pb2 import PullObjectRequest  # pyright: ignore[reportAttributeAccessIssue]
 from flwr.proto.node_pb2 import Node  # pyright: ignore[reportAttributeAccessIssue]
+from flwr.supercore.protobuf.client import ProtobufClient
 from httpcore import ReadError, ReadTimeout
 from httpcore._backends.sync import SyncStream
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
-from protocol.carriage import BLOCK_BYTES, blocks, from_header, in_header, read
+from protocol.carriage import (
+    BLOCK_BYTES,
+    FOR_SITES,
+    Carrier,
+    blocks,
+    changes,
+    from_header,
+    in_header,
+    pusher,
+    read,
+)
+from tests.serving import serving
 
 
 @given(node=st.integers(0, 2**64 - 1), run=st.integers(0, 2**64 - 1), name=st.text(max_size=70))
@@ -65,3 +79,24 @@ def test_a_silent_line_and_a_broken_one_end_as_the_library_says() -> None:
     with pytest.raises(ReadError):
         read(stream, 1, 0.01)
     theirs.close()
+
+
+def test_one_piece_after_the_other_is_brought_over_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another would be greeted anew for each."""
+    for where, name, value in changes(ProtobufClient, FOR_SITES):
+        monkeypatch.setattr(where, name, value, raising=False)
+    lines, brought = set[Any](), list[bytes]()
+
+    async def take(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            lines.add(tuple(scope["client"]))
+            brought.append((await receive())["body"])
+            await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+    with serving(take, lifespan="off") as address, ProtobufClient(f"http://{address}") as client:
+        push = pusher(cast("Carrier", client).PushObject, Node(node_id=1), 7, "a session")
+        for number in range(3):
+            push("0" * 64, [bytes([number])])
+    assert brought == [b"\0", b"\1", b"\2"]
+    assert len(lines) == 1

@@ -306,6 +306,36 @@ def test_a_head_that_says_something_else_is_refused(facts: dict[str, Any]) -> No
         _take(*_forged(**facts))
 
 
+NAMELESS = ["", "../../coordinator.key", "/dev/zero", "A" * 64, "0" * 63, "0" * 64 + "\n", "0" * 63 + "/"]
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_a_piece_that_has_no_piece_s_name_is_never_looked_for(name: str) -> None:
+    """The server application reads files of these names: a site could say those of the coordinator's keys."""
+    parcel, _ = _forged(pieces=[name])
+
+    def pull(place: Place) -> None:
+        put(place, [bytes(4 * LARGE)])
+
+    with pytest.raises(WireError, match="no piece's name"):
+        _take(parcel, pull)
+
+
+def test_a_taker_that_looks_for_any_name_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "is_name", lambda name: True)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_a_piece_that_has_no_piece_s_name_is_never_looked_for(NAMELESS[1])
+
+
+def test_sizes_that_no_vector_has_are_given_no_memory() -> None:
+    """A million of one byte are a small head, and as many places of sixty-four bytes, each with its words."""
+    parcel, _ = _forged(sizes=[1] * 1_000)
+    asked = list[Any]()
+    with pytest.raises(WireError, match="as many sizes"):
+        taken(_over(parcel.head), parcel.tree.object_id, _from({}), lambda sizes: asked.append(sizes) or [])
+    assert not asked
+
+
 def test_pieces_of_another_length_are_refused() -> None:
     parcel = _parcel({"shared": torch.rand(LARGE)})
     for change in (lambda held: held[:-4], lambda held: held + b"more", lambda held: b""):

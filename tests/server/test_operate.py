@@ -1,10 +1,15 @@
 """The coordinator at work: what is started, who may connect, and the commands around runs."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
+import httpx
 import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
 from typer.testing import CliRunner
 
 from consilium import cli
@@ -18,7 +23,8 @@ from server.enrol import renew, revoke
 from server.federation_cli import sites_table
 from server.folders import Submission, note, read_wanted
 from server.home import CoordinatorHome
-from server.operate import admit_members, paced, programs, require
+from server.operate import admit_members, make_state, paced, programs, require
+from server.superlink import START, Doors
 from tests.enrolment import founded, joined
 from tests.server import records
 
@@ -70,6 +76,16 @@ def test_a_membership_that_has_run_out_keeps_its_site_out_until_it_is_renewed(ho
     assert list(link.known.values()) == ["south"]
 
 
+@pytest.mark.parametrize("left", [None, 0o755])
+def test_what_flower_keeps_is_the_owner_s_alone(home: CoordinatorHome, left: int | None) -> None:
+    if left is not None:
+        home.state.mkdir(exist_ok=True)
+        home.state.chmod(left)
+    make_state(home)
+    assert home.state.stat().st_mode & 0o777 == 0o700
+    assert home.superexec_secret.stat().st_mode & 0o777 == 0o600
+
+
 def test_flower_is_started_with_every_door_shut(home: CoordinatorHome) -> None:
     superlink, superexec = programs(home)
     assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} <= set(superlink.words)
@@ -77,6 +93,26 @@ def test_flower_is_started_with_every_door_shut(home: CoordinatorHome) -> None:
     assert "--insecure" not in superlink.words + superexec.words
     for program in (superlink, superexec):
         assert str(home.superexec_secret) in program.words
+
+
+@pytest.mark.parametrize("shut", [True, False])
+def test_no_header_makes_another_machine_this_one(
+    home: CoordinatorHome, monkeypatch: pytest.MonkeyPatch, *, shut: bool
+) -> None:
+    """Behind a proxy the environment may say to believe what its headers say of who asks."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    if shut:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", programs(home)[0].environment["FORWARDED_ALLOW_IPS"])
+
+    async def ask() -> int:
+        config = uvicorn.Config(Doors(PlainTextResponse("open")), ws="none", log_config=None, lifespan="off")
+        config.load()
+        transport = httpx.ASGITransport(cast("Any", config.loaded_app), client=("10.0.0.7", 50000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
+            answer = await client.post(START, headers={"x-forwarded-for": "127.0.0.1"})
+            return answer.status_code
+
+    assert asyncio.run(ask()) == (404 if shut else 200)  # the latter: else ours is needless
 
 
 def test_what_is_missing_is_said_with_what_makes_it(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Pieces of messages as files: the store answers as Flower's does, and a crash leaves nothing behind."""
 
+from contextlib import nullcontext
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.date import now
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
 from sqlalchemy import update
@@ -135,6 +137,42 @@ def test_a_piece_that_is_gone_is_asked_for_again_without_a_start_of_the_machine(
     assert NAME in _opened(tmp_path).preregister(RUN, _tree("one"))
 
 
+OUTSIDE = ["../state.db", "../../kept", "{folder}/kept", "pieces/../../kept", "", ".", ".."]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_that_a_site_says_reaches_another_file(tmp_path: Path, name: str) -> None:
+    """It says that it has received a message, by any name; Flower has that one removed, if there is one."""
+    home = tmp_path / "state"
+    home.mkdir()
+    store = _opened(home)
+    _put(store, "one")
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"the coordinator's key")
+    store.delete(name.format(folder=tmp_path))
+    assert kept.read_bytes() == b"the coordinator's key"
+    assert (home / "state.db").exists()
+    assert _files(home) == {NAME}
+    with pytest.raises(ValueError, match="is called by its SHA-256"):
+        store.path(name.format(folder=tmp_path))
+
+
+def test_a_store_that_looks_for_any_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "is_name", lambda name: True)
+    with pytest.raises(AssertionError):
+        test_no_name_that_a_site_says_reaches_another_file(tmp_path, "../state.db")
+
+
+@pytest.mark.parametrize("name", ["A" * 64, "0x" + "1" * 62, "1_" * 31 + "11"])
+def test_a_run_goes_with_what_flower_took_for_names(tmp_path: Path, name: str) -> None:
+    store = _opened(tmp_path)
+    store.preregister(RUN, ObjectTree(object_id="1" * 64, children=[ObjectTree(object_id=name)]))
+    _put(store, "one")
+    store.delete_objects_in_run(RUN)
+    assert len(store) == 0
+    assert not _files(tmp_path)
+
+
 def test_a_piece_under_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is another one"):
         _put(_opened(tmp_path), "one", b"something else")
@@ -194,6 +232,26 @@ def test_a_piece_that_takes_long_is_stored_if_it_was_told_to_be_coming(tmp_path:
         if told:
             state.keep_open(session)
         assert state.store_object(RUN, session, NAME, piece.kept()) == told
+
+
+def _under(root: str, *names: str) -> ObjectTree:
+    return ObjectTree(object_id=root, children=[ObjectTree(object_id=name) for name in names])
+
+
+WIDE, DEEP = _under("r", "a", "b", "c"), ObjectTree(object_id="r", children=[_under("a", "b", "c")])
+
+
+@pytest.mark.parametrize(("tree", "most"), [(WIDE, 4), (DEEP, 4), (WIDE, 3), (DEEP, 3)])
+def test_a_message_has_no_more_pieces_than_one_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: ObjectTree, most: int
+) -> None:
+    """Whoever has announced a piece may have it put on the disk."""
+    manager, message = SimpleNamespace(), SimpleNamespace()
+    state = ShortState(str(tmp_path / "state.db"), cast("Any", manager), _opened(tmp_path))
+    monkeypatch.setattr(store_module, "MOST_PIECES", most)
+    monkeypatch.setattr(SqlLinkState, "store_message_and_object_tree", lambda *_: (True, ["r"]))
+    with nullcontext() if most == 4 else pytest.raises(ValueError, match="more than 3 pieces"):
+        assert state.store_message_and_object_tree(cast("Any", message), tree, "a session")[0]
 
 
 def test_who_may_not_store_a_piece_does_not_remove_what_another_has_put_there(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import subprocess
 from collections.abc import Callable
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver, util
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +12,10 @@ from flwr.supercore.constant import ExecutorType, TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.superlink.runtime.run_serverapp import run_serverapp
 
+from protocol import bundle as bundle_module
 from protocol.bundle import bundle_hash
-from server import application
+from protocol.errors import SettingsError
+from server import application, superexec
 from server.superexec import Warm, changes
 
 WHERE, TOKEN = "127.0.0.1:25000", "a token"
@@ -58,7 +60,7 @@ def _asked(code: str | None) -> ExecutionSpec:
 
 
 def test_flower_has_what_is_changed() -> None:
-    ((module, name, ours),) = changes()
+    (module, name, ours), _ = changes()
     asked = inspect.signature(vars(module)[name]).bind(ExecutorType.SUBPROCESS, insecure=False)
     inspect.signature(cast("Callable[..., Warm]", ours)).bind(*asked.args, **asked.kwargs)
 
@@ -73,6 +75,17 @@ def test_a_run_of_the_installed_code_is_a_copy_of_what_is_imported(
     assert not flowers
 
 
+def test_no_other_account_of_the_machine_reaches_what_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does has it run what they send, and a name that is no file's has no owner."""
+    monkeypatch.setattr(util, "abstract_sockets_supported", True)
+    for module, name, value in changes():
+        assert name in vars(module)
+        monkeypatch.setattr(module, name, value)
+    assert vars(util)["abstract_sockets_supported"] is False
+    folder = Path(vars(connection)["arbitrary_address"]("AF_UNIX")).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("code", [None, "", "0" * 64])
 def test_a_run_of_other_code_is_started_as_flower_does_it(
     code: str | None, copied: Copied, flowers: list[list[str]]
@@ -82,6 +95,32 @@ def test_a_run_of_other_code_is_started_as_flower_does_it(
     ((command, *words),) = flowers
     assert command == "flwr-serverapp"
     assert TOKEN in words
+
+
+@pytest.mark.parametrize("change", ["another version", "half a version"])
+def test_a_run_of_code_that_is_installed_no_more_is_started_as_flower_does_it(
+    copied: Copied, flowers: list[list[str]], monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Of two versions in one process none was ever tested."""
+    warm, imported = Warm(), bundle_hash()
+
+    def changed() -> str:
+        if change == "half a version":
+            raise SettingsError("not a whole installation")
+        return "0" * 64
+
+    monkeypatch.setattr(superexec, "bundle_hash", changed)
+    warm.launch(_asked(imported))
+    assert not copied.asked
+    assert len(flowers) == 1
+
+
+def test_what_is_installed_is_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, files = superexec.installed(), bundle_module._files()
+    with monkeypatch.context() as another:
+        another.setattr(bundle_module, "_files", lambda: dict(list(files.items())[1:]))
+        assert superexec.installed() not in {before, ""}
+    assert superexec.installed() == before
 
 
 def test_the_copy_is_flowers_own_server_application(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
