@@ -5,7 +5,8 @@ measures the distance of the two sums. It knows nothing of how they came about, 
 judges what claims to be private and is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +23,32 @@ Release = Callable[[nn.Module, Batch | None, Losses], Tensor]
 """A model, a batch, and its losses -> the released sum of bounded gradients, one flat vector."""
 
 
-def released(
-    model: nn.Module, batch: Batch | None, losses: Losses, mode: str = "auto", *, per_group: bool = False
-) -> Tensor:
-    """Release the noiseless sum of one step of `PrivateGradient`."""
+@contextmanager
+def releasing(model: nn.Module, mode: str = "auto", *, per_group: bool = False) -> Generator[Release]:
+    """Open one `PrivateGradient` of a model and yield the noiseless sum of each of its steps.
+
+    It stays open as a site's does: what it has proven of the model in a step is not proven again.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     blocks = blocks_of(model) if per_group else ()
     gradient = PrivateGradient(model, parameters, CLIP_NORM, 0.0, 1.0, SecureGenerator(), mode, blocks=blocks)
-    try:
+
+    def release(_: nn.Module, batch: Batch | None, losses: Losses) -> Tensor:
         gradient(batch, losses)
+        return torch.cat([p.grad.flatten() for p in parameters]).double()
+
+    try:
+        yield release
     finally:
         gradient.close()
-    return torch.cat([p.grad.flatten() for p in parameters]).double()
+
+
+def released(
+    model: nn.Module, batch: Batch | None, losses: Losses, mode: str = "auto", *, per_group: bool = False
+) -> Tensor:
+    """Release the noiseless sum of a first step."""
+    with releasing(model, mode, per_group=per_group) as release:
+        return release(model, batch, losses)
 
 
 def sensitivity(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ from tests.models.cases import (
     presence,
     recipe_for,
 )
-from tests.privacy.neighbours import CLIP_NORM, SLACK, released, sensitivity
+from tests.privacy.neighbours import CLIP_NORM, SLACK, released, releasing, sensitivity
 from tests.privacy.networks import Plain, built, cases
 
 CASE_COUPLED = [
@@ -94,8 +93,8 @@ def influence(
     owned = [everything, everything[1:], everything[:1], everything]
     batch = batch_for(recipe, presence(recipe, owned[:rows]), (6, 5, 4)[:dims], seed)
     batch.labelled["y"][:] = True
-    release = partial(released, mode=mode, per_group=per_group)
-    return sensitivity(model, batch, losses_of(recipe), release=release)
+    with releasing(model, mode, per_group=per_group) as release:
+        return sensitivity(model, batch, losses_of(recipe), release=release)
 
 
 def losses_of(recipe: Recipe) -> Losses:
@@ -142,18 +141,22 @@ def test_one_patients_influence_is_bounded_in_volumes(name: str) -> None:
     assert 0.99 < influence(name, simplest(name), dims=3, seed=0) <= SLACK
 
 
+def unbounded(name: str, head: Head, dims: int) -> dict[int, float]:
+    """Those of thirty seeds, in one test since each takes a tenth of a second, that break the bound."""
+    found = {seed: influence(name, head, dims, seed) for seed in range(30)}
+    return {seed: moved for seed, moved in found.items() if not moved <= SLACK}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize(("name", "head"), PAIRS, ids=label)
-def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head, seed: int) -> None:
-    assert influence(name, head, 2, seed) <= SLACK
+def test_one_patients_influence_is_bounded_over_seeds(name: str, head: Head) -> None:
+    assert unbounded(name, head, dims=2) == {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(TABULAR)))
-def test_one_patients_influence_is_bounded_in_volumes_over_seeds(name: str, seed: int) -> None:
-    assert influence(name, simplest(name), 3, seed) <= SLACK
+def test_one_patients_influence_is_bounded_in_volumes_over_seeds(name: str) -> None:
+    assert unbounded(name, simplest(name), dims=3) == {}
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES)
@@ -245,12 +248,25 @@ def test_four_crops_of_a_patient_as_four_rows_are_caught() -> None:
 
 
 def test_a_sum_without_bounds_is_caught() -> None:
-    def unbounded(model: nn.Module, batch: Batch | None, losses: Losses) -> Tensor:
+    def plain(model: nn.Module, batch: Batch | None, losses: Losses) -> Tensor:
         batch = cases(0) if batch is None else batch
         gradients = torch.autograd.grad(losses(model(batch), batch).sum(), list(model.parameters()))
         return torch.cat([gradient.flatten() for gradient in gradients]).double()
 
-    assert sensitivity(built(Plain), cases(3), cross_entropy, release=unbounded) > SLACK
+    assert sensitivity(built(Plain), cases(3), cross_entropy, release=plain) > SLACK
+
+
+def test_what_bounds_its_first_step_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One gradient takes all steps of `sensitivity`: with a fresh one for each, this would pass."""
+    honest, begun = dpsgd.PrivateGradient._factors, set()
+
+    def lax(gradient: dpsgd.PrivateGradient, rows: list[Tensor | None]) -> dict[int, Tensor]:
+        factors, first = honest(gradient, rows), gradient not in begun
+        begun.add(gradient)
+        return factors if first else {place: torch.ones_like(own) for place, own in factors.items()}
+
+    monkeypatch.setattr(dpsgd.PrivateGradient, "_factors", lax)
+    assert influence("table_linear", simplest("table_linear"), dims=2, seed=0) > SLACK
 
 
 def test_the_honest_opacus_passes() -> None:
