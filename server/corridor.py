@@ -42,7 +42,10 @@ EVERYWHERE = "/"
 
 
 class Whole:
-    """Take a request's body in before passing it on; one of more than `MOST_BYTES` is answered 413."""
+    """Take a request's body in before passing it on.
+
+    One of more than `MOST_BYTES` is answered 413; so is, unheard, a sender that has left before its end.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -126,7 +129,7 @@ async def _taken_in(receive: Receive) -> bytes | None:
         message = await receive()
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MOST_BYTES:
+        if message["type"] != "http.request" or size > MOST_BYTES:
             return None
         more = message.get("more_body", False)
     return b"".join(parts)

@@ -18,7 +18,17 @@ from pathlib import Path
 
 from protocol.claim import holder
 from server.control import Control
-from server.folders import Submission, Wanted, failures, is_over, note, read_submission, read_wanted, rounds
+from server.folders import (
+    Submission,
+    Wanted,
+    failures,
+    is_over,
+    note,
+    read_submission,
+    read_wanted,
+    rounds,
+    status_of,
+)
 from server.record import CONDUCTOR
 
 log = logging.getLogger("consilium.runs")
@@ -74,10 +84,18 @@ def _end(folder: Path, last: Submission, control: Control) -> str | None:
         log.warning("run %s: process %d is killed (%s)", folder.name, pid, why or "it does not stop")
         os.kill(pid, signal.SIGKILL)
         return None
-    if why is None and (last.interrupted or _began(folder, last)) and pid is None:
+    if why is None and pid is None and _died(folder, last):
         control.stop(last.flower)
         return "its process has ended"
     return why
+
+
+def _died(folder: Path, last: Submission) -> bool:
+    """Say whether the process that is gone had begun, and not ended well.
+
+    After a good end Flower hears of it by itself, and a stop would take the process's last words from it.
+    """
+    return bool(last.interrupted or _began(folder, last)) and status_of(folder) != "finished"
 
 
 def _since(then: float) -> float:

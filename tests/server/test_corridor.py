@@ -17,7 +17,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import corridor
 from server.corridor import CONCERNS, Layer, Whole, straight
@@ -147,3 +147,20 @@ def test_a_body_beyond_the_limit_is_refused_before_anybody_looks_at_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert _echo(10**6, monkeypatch, 10**6 + 1) == ("too long", 0)
+
+
+def test_a_body_whose_sender_has_left_is_not_taken_for_a_whole_one() -> None:
+    coming = iter([{"type": "http.request", "body": b"ha", "more_body": True}, {"type": "http.disconnect"}])
+    answered: list[object] = []
+
+    async def receive() -> Message:
+        return next(coming)
+
+    async def send(message: Message) -> None:
+        answered.append(message.get("status"))
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError(await receive())
+
+    asyncio.run(Whole(never)({"type": "http"}, receive, send))
+    assert answered[0] == 413
