@@ -121,8 +121,8 @@ def early_fusion(recipe: Recipe) -> Recipe:
 
 
 def _are_volumes(recipe: Recipe) -> bool:
-    match recipe.data.options.get("size"):
-        case (_, _, _):
+    match recipe.data.options:
+        case {"size": (_, _, _)} | {"depth": int()}:
             return True
         case _:
             return False

@@ -17,7 +17,8 @@ slice by slice,
 and `patients.csv`, where there is one, must say the same or reading stops.
 
 The site is the second part of the patient's name (`TCGA_CS_...`) unless `patients.csv`
-says. A case is a slice; a patient's table and class hold for all their slices.
+says. A case is a slice, or a patient's slices as one volume; a patient's table and class hold for
+all their slices.
 """
 
 import re
@@ -36,7 +37,7 @@ from imaging.cohort import OWN, Cohort, assemble, concatenate
 from imaging.sheets import Row, read_sheet
 from imaging.sources import clinical
 from imaging.splits import split_patients
-from imaging.transforms import normalised, resized, resized_mask
+from imaging.transforms import fitted, normalised, resized, resized_mask
 from protocol.batch import Batch
 from protocol.errors import DataError
 from protocol.recipe import Count, Natural, Positive, Recipe
@@ -50,6 +51,9 @@ AVAILABLE = {
     "no_pre": (False, True, True),
 }
 """A word of `patients.csv` -> which of CHANNELS were acquired."""
+
+TABLE = 2
+"""Axes of a table's values."""
 
 NAME = re.compile(r"TCGA_(?P<site>[A-Z0-9]+)_[A-Z0-9]+")
 SLICE = re.compile(r"_(?P<number>\d+)\.tif$")
@@ -82,6 +86,7 @@ def read(
     *,
     size: Count = 64,
     slices: Count | None = None,
+    depth: Count | None = None,
     field_mm: Positive | None = None,
     split_seed: Natural = 0,
 ) -> Cohort:
@@ -94,17 +99,38 @@ def read(
         site: the institution; None: everybody in `root`.
         size: side in pixels of the square that slices are resized to.
         slices: at most so many slices a patient, evenly spread; null: all.
-        field_mm: side of the field of view; null: unknown, and no distance is measured.
+        depth: a case is a patient, whose slices are a volume of so many, cut or padded about its middle
+            (`stacked`); null: every slice is a case.
+        field_mm: side of the field of view; null: unknown, and no distance is measured. Nor is one in a
+            volume, whose slices are as far apart as nobody says.
         split_seed: another number gives another split by patient.
     """
     _supported(recipe)
     everybody, parts = _folders(root), list[Cohort]()
-    spacing = None if field_mm is None else (field_mm / size, field_mm / size)
+    spacing = None if field_mm is None or depth else (field_mm / size, field_mm / size)
     for each in sites(root, recipe) if site is None else [site]:
         here = [folder for folder in everybody if folder.site == each]
-        patients = {folder.path.name: _patient(folder, recipe, size, slices) for folder in here}
+        patients = {folder.path.name: _cases(folder, recipe, size, slices, depth) for folder in here}
         parts.append(assemble(each, recipe, patients, split_patients(patients, split_seed), spacing))
     return parts[0] if len(parts) == 1 else concatenate(OWN, parts)
+
+
+def stacked(slices: Batch, depth: int) -> Batch:
+    """Return a patient's slices as one case: images `(N, C, H, W)` become `(1, C, H, W, depth)`.
+
+    A modality is there that any slice has; where a slice lacks it, and beyond the first and the last, stands
+    the scan's darkest value. The volume has an outline if every slice has one.
+    """
+    images = {
+        name: _darkened(values, here)
+        for (name, values), here in zip(slices.inputs.items(), slices.present.unbind(1), strict=True)
+    }
+    return Batch(
+        {name: _volume(values, depth, float(values.min())) for name, values in images.items()},
+        slices.present.any(0, keepdim=True),
+        {name: _volume(values, depth, 0) for name, values in slices.targets.items()},
+        {name: has.all(0, keepdim=True) for name, has in slices.labelled.items()},
+    )
 
 
 def acquired(pixels: Pixels) -> Flags:
@@ -156,8 +182,30 @@ def _folder(path: Path, known: Row | None, rows: Mapping[str, Row], where: str) 
     return Folder(path, site, available, rows.get(name[0] if name else path.name), f"site '{site}', {where}")
 
 
+def _cases(folder: Folder, recipe: Recipe, size: int, slices: int | None, depth: int | None) -> Batch:
+    """Return the patient's cases that have anything to see."""
+    found = _patient(folder, recipe, size, slices)
+    batch = found if depth is None else stacked(found, depth)
+    seen = batch.present.any(1)
+    return batch.map(lambda x: x[seen])
+
+
+def _darkened(values: Tensor, here: Tensor) -> Tensor:
+    """Return an image's slices, those that are not `here` as dark as the others get; a table as it is."""
+    if values.dim() == TABLE or not here.any():
+        return values
+    return torch.where(here.view(-1, 1, 1, 1), values, values[here].min())
+
+
+def _volume(values: Tensor, depth: int, fill: float) -> Tensor:
+    """Return N slices `(N, C, H, W)` as a volume; of what holds for all of them, the first row."""
+    if values.dim() <= TABLE:
+        return values[:1]
+    return fitted(values.permute(1, 2, 3, 0)[None], (*values.shape[2:], depth), fill)
+
+
 def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None) -> Batch:
-    """Return the patient's slices that have anything to see."""
+    """Return the patient's slices, in their order."""
     paths = _chosen(folder.path, slices)
     pixels = _stack([_load(path, folder.where) for path in paths], folder.where)
     present = acquired(pixels)
@@ -169,9 +217,7 @@ def _patient(folder: Folder, recipe: Recipe, size: int, slices: int | None) -> B
     }
     columns = torch.stack([here for _, here in found.values()], 1)
     targets, labelled = _targets(folder, recipe, paths, pixels.shape[2], size)
-    batch = Batch({name: values for name, (values, _) in found.items()}, columns, targets, labelled)
-    seen = batch.present.any(1)
-    return batch.map(lambda x: x[seen])
+    return Batch({name: values for name, (values, _) in found.items()}, columns, targets, labelled)
 
 
 def _chosen(folder: Path, slices: int | None) -> list[Path]:

@@ -16,8 +16,9 @@ from imaging.cohort import Cohort
 from imaging.sources import clinical, list_sites, read_cohort, slices
 from imaging.sources.slices import CHANNELS, acquired
 from imaging.splits import split_patients
+from protocol.batch import Batch
 from protocol.errors import DataError, RecipeError
-from protocol.recipe import Head, Recipe
+from protocol.recipe import Head, Part, Recipe
 from tests.imaging.files import patient, pixels, real, recipe, refusal, write_sheet, write_slices
 
 TUMOUR = {"tumour": Head("segmentation")}
@@ -225,6 +226,69 @@ def test_spacing_is_known_where_the_field_of_view_is(tmp_path: Path) -> None:
 
     assert known.spacing_mm == (15.0, 15.0)
     assert read_cohort(tmp_path, SMALL, "AA").spacing_mm is None
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
+def test_a_volume_holds_the_slices_about_its_middle(slices_: int, depth: int, seed: int) -> None:
+    """By a loop over the slices of the volume; what a slice lacks is as dark as its modality gets."""
+    chance = torch.Generator().manual_seed(seed)
+    cases = _random_slices(slices_, chance)
+
+    volume = slices.stacked(cases, depth)
+
+    first = -((depth - slices_) // 2)
+    for column, name in enumerate(CHANNELS):
+        here = cases.present[:, column]
+        assert volume.present[0, column] == here.any()
+        for z in range(depth):
+            found, row = volume.inputs[name][0, ..., z], first + z
+            if 0 <= row < slices_ and here[row]:
+                assert torch.equal(found, cases.inputs[name][row])
+            elif here.any():
+                assert found.eq(cases.inputs[name][here].min()).all()
+    outlined = [
+        volume.targets["tumour"][0, ..., z] for z in range(max(0, -first), min(depth, slices_ - first))
+    ]
+    assert all(
+        torch.equal(found, cases.targets["tumour"][max(0, first) + i]) for i, found in enumerate(outlined)
+    )
+    assert volume.targets["tumour"].sum() == sum(float(each.sum()) for each in outlined)
+    assert volume.targets["grade"].tolist() == cases.targets["grade"][:1].tolist()
+    assert bool(volume.labelled["tumour"]) == bool(cases.labelled["tumour"].all())
+
+
+def _random_slices(count: int, chance: torch.Generator) -> Batch:
+    """Slices of 2 x 3 pixels, of one patient whose grade is 1."""
+
+    def image() -> torch.Tensor:
+        return torch.randn(count, 1, 2, 3, generator=chance)
+
+    return Batch(
+        {name: image() for name in CHANNELS},
+        torch.rand(count, len(CHANNELS), generator=chance) < 0.7,
+        {"tumour": (image() > 0).float(), "grade": torch.ones(count, dtype=torch.int64)},
+        {"tumour": image()[:, 0, 0, 0] > -1, "grade": torch.ones(count, dtype=torch.bool)},
+    )
+
+
+def test_a_case_may_be_a_patient(tmp_path: Path) -> None:
+    """With `depth`: every image, its outline and its grade; no distance is known between slices."""
+    tables(tmp_path, write_site(tmp_path))
+    asked = replace(BOTH, data=Part("slices", {"size": 16, "depth": 6, "field_mm": 240}))
+
+    cohort = read_cohort(tmp_path, asked, "AA")
+
+    assert cohort.patient.tolist() == [0, 1, 2, 3]
+    assert cohort.cases.inputs["t1"].shape == cohort.cases.targets["tumour"].shape == (4, 1, 16, 16, 6)
+    assert cohort.cases.inputs["clinical"].shape == (4, clinical.FEATURES)
+    assert cohort.cases.present[:, :3].tolist() == [
+        [True] * 3,
+        [False, True, False],
+        [True, True, False],
+        [True] * 3,
+    ]
+    assert cohort.cases.labelled["grade"].all()
+    assert cohort.spacing_mm is None
 
 
 def test_sites_come_from_the_table_or_else_from_the_name(tmp_path: Path) -> None:
