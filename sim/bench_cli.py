@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +47,12 @@ def methods(
     data: Annotated[list[str], typer.Option(help="NAME=FOLDER of a data set; may be repeated")],
     seeds: Annotated[str, typer.Option(help="e.g. 42,43,44")] = "42,43,44",
     out: Annotated[Path, typer.Option(help="where the runs go, and are found again")] = Path("runs/bench"),
-    change: Annotated[list[str] | None, typer.Option("--set", help="override of all, e.g. rounds=5")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="override of all, rounds=5, or on a data set or of a recipe, NAME:rounds=5"
+        ),
+    ] = None,
     controls: Annotated[
         Controls, typer.Option(help="each recipe's, the first one's, or early fusion alone")
     ] = "each",
@@ -59,8 +66,9 @@ def methods(
 ) -> None:
     """Train and evaluate each RECIPE and its controls; stopped, it goes on where it stood."""
     sets, numbers = [_named(each) for each in data], _seeds(seeds)
-    loaded = [load_recipe(path, change or [], CATALOGUES) for path in recipes]
-    metric = _metric(loaded)
+    changes = _scoped(change or [], {*(name for name, _ in sets), *(path.stem for path in recipes)})
+    loaded = {name: [_loaded(path, name, changes) for path in recipes] for name, _ in sets}
+    metric = _metric(list(chain.from_iterable(loaded.values())))
     target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates, clean))
     words = ["consilium", "bench", "methods", *map(str, recipes), *(f"--data {each}" for each in data)]
     words += [
@@ -72,11 +80,35 @@ def methods(
     ]
     text = [f"# Methods compared\n\n```console\n{' '.join(words)}\n```\n\n{ABOUT}"]
     for name, folder in sets:
-        wanted = contenders(loaded, folder, controls)
+        wanted = contenders(loaded[name], folder, controls)
         found = _on(wanted, (name, folder), numbers, plan)
         text.append(_section(name, target, lines(found, metric, EARLY_FUSION), metric))
     files.write_text(target, "".join(text))
     typer.echo(f"comparison: {target}")
+
+
+Scoped = Sequence[tuple[set[str], str]]
+"""Overrides, each with the names of the data set and the recipe that it is meant for; none: all."""
+
+
+def _scoped(changes: Sequence[str], known: AbstractSet[str]) -> Scoped:
+    """Read `lgg:fedmema:strategy.server=DU` and the like."""
+    scoped: list[tuple[set[str], str]] = []
+    for change in changes:
+        key, equals, value = change.partition("=")
+        *names, key = key.split(":")
+        if wrong := set(names) - known:
+            raise SettingsError(
+                f"--set {change[:60]!r}: '{min(wrong)}' is neither a data set nor a recipe here; "
+                f"give one of {', '.join(sorted(known))}"
+            )
+        scoped.append((set(names), key + equals + value))
+    return scoped
+
+
+def _loaded(path: Path, dataset: str, changes: Scoped) -> Recipe:
+    overrides = [override for names, override in changes if names <= {dataset, path.stem}]
+    return load_recipe(path, overrides, CATALOGUES)
 
 
 def _on(wanted: Mapping[str, Recipe], dataset: tuple[str, Path], seeds: Sequence[int], plan: Plan) -> Trained:

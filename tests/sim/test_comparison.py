@@ -11,7 +11,7 @@ import consilium
 from client.site import open_site
 from imaging.cohort import with_pretexts
 from protocol.errors import CheckpointError, SettingsError
-from protocol.recipe import EarlierStage, Head, Part, Recipe, Training, recipe_hash
+from protocol.recipe import EarlierStage, Head, Part, Recipe, Training, dump_recipe, load_recipe, recipe_hash
 from server import robustness
 from server.book import Watch
 from server.record import Round, SiteRound, read_record
@@ -77,10 +77,20 @@ def test_early_fusion_has_no_pretext(data: Path) -> None:
     assert found[EARLY_FUSION].heads == METHOD.heads
 
 
-@pytest.mark.parametrize(("size", "dims"), [([8, 8, 4], {"dims": 3}), ([8, 8], {}), (8, {})])
-def test_early_fusion_reads_volumes_where_the_data_are_volumes(size: object, dims: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("data", "dims"),
+    [
+        ({"size": [8, 8, 4]}, {"dims": 3}),
+        ({"size": 8, "depth": 4}, {"dims": 3}),
+        ({"size": [8, 8]}, {}),
+        ({"size": 8}, {}),
+    ],
+)
+def test_early_fusion_reads_volumes_where_the_data_are_volumes(
+    data: dict[str, object], dims: dict[str, int]
+) -> None:
     """Whatever the recipe's own model says of itself: one takes its dimensions from what it is shown."""
-    sized = replace(METHOD, data=replace(METHOD.data, options={**METHOD.data.options, "size": size}))
+    sized = load_recipe(dump_recipe(replace(METHOD, data=replace(METHOD.data, options=data))))
     assert early_fusion(sized).model == Part("early_fusion_unet", {"channels": (4, 8), **dims})
 
 
@@ -240,12 +250,50 @@ def test_the_page_has_the_command_the_table_and_a_plot_beside_it(
         assert (page.parent / f"comparison-{name}.svg").read_text().startswith("<svg")
 
 
+def test_a_setting_may_be_of_one_data_set_or_of_one_recipe(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, int]] = []
+
+    def see(recipes: list[Recipe], *_: object) -> dict[str, Recipe]:
+        asked.append({recipe.name: recipe.rounds for recipe in recipes})
+        return dict.fromkeys(MODELS, METHOD)
+
+    monkeypatch.setattr(bench_cli, "contenders", see)
+    monkeypatch.setattr(bench_cli, "compared", lambda *given: MODELS)
+    recipes = [str(PHANTOM), str(PHANTOM.with_name("ivdnet.yaml"))]
+    words = [
+        "bench",
+        "methods",
+        *recipes,
+        "--data",
+        "a=here",
+        "--data",
+        "b=there",
+        "--page",
+        str(data / "p.md"),
+    ]
+    changes = [
+        "rounds=5",
+        "a:rounds=6",
+        "ivdnet:rounds=7",
+        "b:ivdnet:rounds=8",
+        "a:heads={tumour: {kind: segmentation}}",
+    ]
+    given = [word for change in changes for word in ("--set", change)]
+    result = CliRunner().invoke(consilium.cli, [*words, *given], catch_exceptions=False)
+
+    assert result.exit_code == 0
+    assert asked == [{"phantom": 6, "ivdnet": 7}, {"phantom": 5, "ivdnet": 8}]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--data", "phantom"], "NAME=FOLDER"),
         (["--data", "a=b", "--seeds", "42,x"], "expected numbers"),
         (["recipes/mm_cascade_cls.yaml", "--data", "a=b"], "mm_cascade_cls by grade/"),
+        (["--data", "a=b", "--set", "c:rounds=5"], "'c' is neither a data set nor a recipe here"),
     ],
 )
 def test_wrong_words_are_said_before_anything_runs(words: list[str], message: str) -> None:
