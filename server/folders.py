@@ -32,7 +32,7 @@ class Wanted:
 class Submission:
     """Flower's newest run for ours: since when, how many rounds there were then, and what became of it.
 
-    `interrupted`: when it was asked to stop.
+    `interrupted`: when it was asked to stop. `left`: when its process was first seen gone after a good end.
     """
 
     flower: int
@@ -42,6 +42,7 @@ class Submission:
     why: str = ""
     ended: bool = False
     interrupted: float = 0.0
+    left: float = 0.0
 
 
 def want(folder: Path, wanted: Wanted) -> None:

@@ -84,18 +84,24 @@ def _end(folder: Path, last: Submission, control: Control) -> str | None:
         log.warning("run %s: process %d is killed (%s)", folder.name, pid, why or "it does not stop")
         os.kill(pid, signal.SIGKILL)
         return None
-    if why is None and pid is None and _died(folder, last):
-        control.stop(last.flower)
-        return "its process has ended"
+    if why is None and pid is None and (last.interrupted or _began(folder, last)):
+        return _told(folder, last, control)
     return why
 
 
-def _died(folder: Path, last: Submission) -> bool:
-    """Say whether the process that is gone had begun, and not ended well.
+def _told(folder: Path, last: Submission, control: Control) -> str | None:
+    """Tell Flower that the process is gone, and return why the submission has ended.
 
-    After a good end Flower hears of it by itself, and a stop would take the process's last words from it.
+    After a good end Flower hears of it by itself, and a stop before that would take the process's last words
+    from it: it is told if it has not for a while.
     """
-    return bool(last.interrupted or _began(folder, last)) and status_of(folder) != "finished"
+    if status_of(folder) == "finished" and not last.left:
+        note(folder, replace(last, left=time.time()))
+        return None
+    if last.left and _since(last.left) < STOP_S:
+        return None
+    control.stop(last.flower)
+    return "its process has ended"
 
 
 def _since(then: float) -> float:

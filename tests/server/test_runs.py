@@ -177,8 +177,9 @@ def test_a_finished_run_is_left_alone(run: Path, clock: list[float]) -> None:
     assert len(flower.started) == 1
 
 
+@pytest.mark.parametrize("hears", [True, False])
 def test_a_run_that_ended_well_is_not_stopped_before_flower_has_heard_of_it(
-    run: Path, clock: list[float]
+    run: Path, clock: list[float], *, hears: bool
 ) -> None:
     flower = Flower()
     step(run, flower)
@@ -186,13 +187,21 @@ def test_a_run_that_ended_well_is_not_stopped_before_flower_has_heard_of_it(
         (run / "record.json").write_text(to_json(records.record(private=False, rounds=1, status="finished")))
         process.kill()
         process.wait()
-    step(run, flower)
+    for _ in range(2):
+        step(run, flower)
     assert flower.stopped == []
-    flower.why[1] = "completed"
+    if hears:
+        flower.why[1] = "completed"
+    else:
+        clock[0] += 1000
     step(run, flower)
     last = read_submission(run)
     assert last is not None
-    assert (last.ended, last.why) == (True, "completed")
+    assert (last.ended, last.why) == (True, "completed" if hears else "its process has ended")
+    assert flower.stopped == ([] if hears else [1])
+    clock[0] += 1000
+    step(run, flower)
+    assert len(flower.started) == 1
 
 
 def test_stopping_is_a_signal_to_the_process_and_a_kill_to_one_that_is_deaf(
