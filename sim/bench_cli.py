@@ -66,7 +66,7 @@ def methods(
 ) -> None:
     """Train and evaluate each RECIPE and its controls; stopped, it goes on where it stood."""
     sets, numbers = [_named(each) for each in data], _seeds(seeds)
-    changes = _scoped(change or [], {*(name for name, _ in sets), *(path.stem for path in recipes)})
+    changes = _scoped(change or [], {name for name, _ in sets}, {path.stem for path in recipes})
     loaded = {name: [_loaded(path, name, changes) for path in recipes] for name, _ in sets}
     metric = _metric(list(chain.from_iterable(loaded.values())))
     target, plan = page or out / "comparison.md", Plan(out, Effort(0, replicates, clean))
@@ -91,16 +91,21 @@ Scoped = Sequence[tuple[set[str], str]]
 """Overrides, each with the names of the data set and the recipe that it is meant for; none: all."""
 
 
-def _scoped(changes: Sequence[str], known: AbstractSet[str]) -> Scoped:
+def _scoped(changes: Sequence[str], sets: AbstractSet[str], recipes: AbstractSet[str]) -> Scoped:
     """Read `lgg:fedmema:strategy.server=DU` and the like."""
     scoped: list[tuple[set[str], str]] = []
     for change in changes:
         key, equals, value = change.partition("=")
         *names, key = key.split(":")
-        if wrong := set(names) - known:
+        if wrong := set(names) - (sets | recipes):
             raise SettingsError(
                 f"--set {change[:60]!r}: '{min(wrong)}' is neither a data set nor a recipe here; "
-                f"give one of {', '.join(sorted(known))}"
+                f"give one of {', '.join(sorted(sets | recipes))}"
+            )
+        if both := set(names) & sets & recipes:
+            raise SettingsError(
+                f"--set {change[:60]!r}: '{min(both)}' is a data set and a recipe; "
+                "give the data set another name in --data"
             )
         scoped.append((set(names), key + equals + value))
     return scoped

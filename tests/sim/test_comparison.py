@@ -294,6 +294,7 @@ def test_a_setting_may_be_of_one_data_set_or_of_one_recipe(
         (["--data", "a=b", "--seeds", "42,x"], "expected numbers"),
         (["recipes/mm_cascade_cls.yaml", "--data", "a=b"], "mm_cascade_cls by grade/"),
         (["--data", "a=b", "--set", "c:rounds=5"], "'c' is neither a data set nor a recipe here"),
+        (["--data", "phantom=b", "--set", "phantom:rounds=5"], "'phantom' is a data set and a recipe"),
     ],
 )
 def test_wrong_words_are_said_before_anything_runs(words: list[str], message: str) -> None:
